@@ -1,0 +1,1 @@
+//! dora-adapters: to be described.

@@ -1,0 +1,1 @@
+//! dora-kernels: to be described.

@@ -1,0 +1,1 @@
+//! dora-tensor: to be described.

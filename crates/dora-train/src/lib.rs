@@ -1,0 +1,1 @@
+//! dora-train: to be described.
