@@ -1,3 +1,7 @@
 //! Decoder language models: configuration, checkpoints, tokenizers, forward passes. Knows no adapters.
 
+pub mod error;
 pub mod shape;
+pub mod tokenizer;
+
+pub use error::{Error, Result};
