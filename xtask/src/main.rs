@@ -1,2 +1,33 @@
-//! Entry point.
-fn main() {}
+//! Development tasks of dora: `cargo xtask --help`.
+
+mod ci;
+mod demo_model;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// Development tasks of dora
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check format, lints, documentation and tests: what CI runs
+    Ci,
+    /// Rebuild the model that `dora quickstart` carries, from generated text
+    TrainDemoModel(demo_model::Args),
+}
+
+fn main() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the checkout")?;
+    match Cli::parse().task {
+        Task::Ci => ci::run(root),
+        Task::TrainDemoModel(args) => demo_model::run(root, &args),
+    }
+}

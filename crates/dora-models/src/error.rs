@@ -31,6 +31,38 @@ pub enum Error {
         /// What the parser found.
         found: String,
     },
+    /// A field of `config.json` or `generation_config.json` is missing, wrong, or asks for what is not supported.
+    #[error("{path}: {field} is {found}, expected {expected}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The field, with its parents: `rope_parameters.factor`.
+        field: String,
+        /// Its value, as JSON, or "missing".
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// A checkpoint's file or index is damaged, incomplete, or in the way.
+    #[error("{path}: {problem}", path = path.display())]
+    Checkpoint {
+        /// The safetensors file, the index or the folder.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// One tensor of a checkpoint is missing or not what it must be.
+    #[error("{path}: tensor {tensor}: found {found}, expected {expected}", path = path.display())]
+    Tensor {
+        /// The file that holds it, or should.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// What was found.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
     /// `tokenizer.json` cannot be used, or the tokenizer failed on an input.
     #[error("{path}: {problem}", path = path.display())]
     Tokenizer {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::json;
 
 /// A tokenizer, and the end-of-sequence token where it is known.
 #[derive(Debug, Clone)]
@@ -97,7 +98,7 @@ fn eos_token(path: &Path) -> Result<Option<String>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("read", path)(e)),
     };
-    let config: Value = serde_json::from_slice(&bytes).map_err(Error::json(path))?;
+    let config = json::object(&bytes, path)?;
     let token = match config.get("eos_token") {
         None | Some(Value::Null) => return Ok(None),
         Some(object @ Value::Object(_)) => &object["content"],

@@ -1,0 +1,197 @@
+//! Matrix products through the `gemm` crate. The output is cut into panels of rows or columns, one single-threaded product
+//! each; a panel's size depends on the shape alone, so a result does not depend on the number of threads.
+//!
+//! Half-precision weights are widened to `f32` a panel at a time in scratch that fits a core's cache.
+
+use super::scratch;
+use half::{bf16, f16};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
+
+/// c = alpha · a·b + beta · c for `a` (m, k), `b` (k, n), `c` (m, n) of any strides; `beta` 0 overwrites, whatever `c` held.
+pub fn matmul(a: ArrayView2<f32>, b: ArrayView2<f32>, mut c: ArrayViewMut2<f32>, alpha: f32, beta: f32) {
+    let ((m, k), n) = (a.dim(), b.ncols());
+    assert!(b.nrows() == k && c.dim() == (m, n), "product of ({m}, {k}) and {:?} into {:?}", b.dim(), c.dim());
+    match panels(m, k, n) {
+        None => product(a, b, c, alpha, beta),
+        Some((Axis(0), size)) => c
+            .axis_chunks_iter_mut(Axis(0), size)
+            .into_par_iter()
+            .zip(a.axis_chunks_iter(Axis(0), size))
+            .for_each(|(c, a)| product(a, b, c, alpha, beta)),
+        Some((axis, size)) => c
+            .axis_chunks_iter_mut(axis, size)
+            .into_par_iter()
+            .zip(b.axis_chunks_iter(axis, size))
+            .for_each(|(c, b)| product(a, b, c, alpha, beta)),
+    }
+}
+
+/// How to cut an (m, n) output: along the longer side, in panels of at least 2 MFLOP and 48 rows.
+fn panels(m: usize, k: usize, n: usize) -> Option<(Axis, usize)> {
+    const MIN_FLOPS: usize = 2 << 20;
+    const MAX_PANELS: usize = 32;
+    let flops = 2 * m * k * n;
+    let (axis, side) = if m > n { (Axis(0), m) } else { (Axis(1), n) };
+    let count = (flops / MIN_FLOPS).min(side / 48).min(MAX_PANELS);
+    (count >= 2).then(|| (axis, side.div_ceil(count).next_multiple_of(16)))
+}
+
+/// As [`matmul`], on this thread alone.
+pub fn product(a: ArrayView2<f32>, b: ArrayView2<f32>, mut c: ArrayViewMut2<f32>, alpha: f32, beta: f32) {
+    let ((m, k), n) = (a.dim(), b.ncols());
+    let (sa, sb, sc) = (a.strides(), b.strides(), c.strides());
+    let (sc0, sc1) = (sc[0], sc[1]);
+    // SAFETY: the dimensions were checked by `matmul` (or are those of the views just cut), and pointer and strides of each
+    // operand come from a live ndarray view of that size; `c` is borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            sc1,
+            sc0,
+            beta != 0.0,
+            a.as_ptr(),
+            sa[1],
+            sa[0],
+            b.as_ptr(),
+            sb[1],
+            sb[0],
+            beta,
+            alpha,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// A storage-only element that widens to `f32`.
+pub trait Half: Copy + Sync {
+    /// Widens.
+    fn widen(self) -> f32;
+}
+
+impl Half for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Half for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// Elements of a panel of W kept in `f32`: 1 MiB, half of a usual second-level cache.
+const PANEL: usize = 1 << 18;
+
+fn widened<T: Half>(w: ArrayView2<T>, f: impl FnOnce(ArrayView2<f32>)) {
+    scratch(w.len(), |buffer| {
+        for (row, out) in w.rows().into_iter().zip(buffer.chunks_exact_mut(w.ncols().max(1))) {
+            match row.as_slice() {
+                Some(row) => super::simd(|| out.iter_mut().zip(row).for_each(|(o, x)| *o = x.widen())),
+                None => out.iter_mut().zip(row).for_each(|(o, x)| *o = x.widen()),
+            }
+        }
+        f(ArrayView2::from_shape(w.dim(), buffer).expect("the scratch has the panel's size"));
+    });
+}
+
+/// y (n, out) = x (n, in) · Wᵀ for a half-precision W (out, in).
+pub fn matmul_half_nt<T: Half>(x: ArrayView2<f32>, w: ArrayView2<T>, mut y: ArrayViewMut2<f32>) {
+    let rows = (PANEL / w.ncols().max(1)).clamp(1, w.nrows().div_ceil(8).max(16));
+    y.axis_chunks_iter_mut(Axis(1), rows)
+        .into_par_iter()
+        .zip(w.axis_chunks_iter(Axis(0), rows))
+        .for_each(|(y, w)| widened(w, |w| product(x, w.t(), y, 1.0, 0.0)));
+}
+
+/// dx (n, in) = dy (n, out) · W for a half-precision W (out, in).
+pub fn matmul_half_nn<T: Half>(dy: ArrayView2<f32>, w: ArrayView2<T>, mut dx: ArrayViewMut2<f32>) {
+    let columns = w.ncols().div_ceil(8).clamp(64.min(w.ncols().max(1)), 1024);
+    let rows = (PANEL / columns).max(1);
+    dx.axis_chunks_iter_mut(Axis(1), columns).into_par_iter().zip(w.axis_chunks_iter(Axis(1), columns)).for_each(
+        |(mut dx, w)| {
+            for (i, panel) in w.axis_chunks_iter(Axis(0), rows).enumerate() {
+                let dy = dy.slice(s![.., i * rows..i * rows + panel.nrows()]);
+                let beta = if i == 0 { 0.0 } else { 1.0 };
+                widened(panel, |panel| product(dy, panel, dx.view_mut(), 1.0, beta));
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Philox;
+    use ndarray::Array2;
+
+    fn random(rng: &mut Philox, shape: (usize, usize)) -> Array2<f32> {
+        Array2::from_shape_simple_fn(shape, || rng.normal())
+    }
+
+    fn check(got: &Array2<f32>, a: &Array2<f32>, b: &Array2<f32>) {
+        let (a, b) = (a.mapv(f64::from), b.mapv(f64::from));
+        let want = a.dot(&b);
+        let scale = (a.ncols() as f64).sqrt();
+        for (g, w) in got.iter().zip(&want) {
+            assert!((f64::from(*g) - w).abs() < 1e-5 * scale.max(1.0), "{g} instead of {w} for {:?}·{:?}", a.dim(), b.dim());
+        }
+    }
+
+    const SIZES: [(usize, usize, usize); 9] = [
+        (1, 1, 1),
+        (1, 576, 131),
+        (3, 7, 5),
+        (17, 257, 31),
+        (128, 96, 512),
+        (301, 67, 129),
+        (64, 200, 1031),
+        (0, 3, 4),
+        (5, 0, 3),
+    ];
+
+    #[test]
+    fn products_agree_with_f64_for_every_layout() {
+        let mut rng = Philox::new(1, 0);
+        for (m, k, n) in SIZES {
+            let (a, b) = (random(&mut rng, (m, k)), random(&mut rng, (k, n)));
+            let mut c = Array2::from_elem((m, n), f32::NAN);
+            matmul(a.view(), b.view(), c.view_mut(), 1.0, 0.0);
+            check(&c, &a, &b);
+            let bt = b.t().as_standard_layout().to_owned();
+            let mut c = Array2::from_elem((m, n), f32::NAN);
+            matmul(a.view(), bt.t(), c.view_mut(), 1.0, 0.0);
+            check(&c, &a, &b);
+            let mut twice = c.clone();
+            matmul(a.view(), b.view(), twice.view_mut(), 1.0, 1.0);
+            check(&(twice / 2.0), &a, &b);
+        }
+    }
+
+    #[test]
+    fn half_weights_multiply_as_their_widened_values() {
+        let mut rng = Philox::new(2, 0);
+        for (n, inner, out) in SIZES {
+            let w = random(&mut rng, (out, inner)).mapv(bf16::from_f32);
+            let wide = w.mapv(bf16::to_f32);
+            let (x, dy) = (random(&mut rng, (n, inner)), random(&mut rng, (n, out)));
+            let mut y = Array2::from_elem((n, out), f32::NAN);
+            matmul_half_nt(x.view(), w.view(), y.view_mut());
+            check(&y, &x, &wide.t().to_owned());
+            let mut dx = Array2::from_elem((n, inner), f32::NAN);
+            matmul_half_nn(dy.view(), w.view(), dx.view_mut());
+            if out > 0 {
+                check(&dx, &dy, &wide);
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Shared pieces of the CPU bodies: matrix products, loops over rows, vector mathematics.
+
+mod math;
+mod matmul;
+mod parallel;
+
+pub(crate) use math::dot;
+pub use math::{exp, simd, softmax_in_place};
+pub use matmul::{Half, matmul, matmul_half_nn, matmul_half_nt, product};
+pub use parallel::{add_assign, column_sums, for_row_blocks, map_blocks, scratch};

@@ -1,0 +1,194 @@
+//! Attention on the CPU: a task is one document and one key head with the query heads that share it, so that dk and dv are
+//! summed by one thread in a fixed order.
+
+use super::{Attention, AttentionShape, Documents};
+use crate::cpu::{dot, exp, product, scratch, simd, softmax_in_place};
+use crate::{Result, Tensor};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
+const BLOCK: usize = 64;
+
+/// Gives o and the log-sum-exp, laid out (kv head, document, head in group, token).
+pub(super) fn forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    documents: &Documents,
+    shape: AttentionShape,
+    scale: f32,
+) -> Result<(Tensor, Vec<f32>)> {
+    let AttentionShape { heads, kv_heads, head_dim } = shape;
+    let group = heads / kv_heads;
+    let n = documents.tokens();
+    let (q, k, v) = (heads3(q, head_dim)?, heads3(k, head_dim)?, heads3(v, head_dim)?);
+    let mut o = vec![0.0; n * heads * head_dim];
+    let mut lse = vec![0.0; n * heads];
+    let outputs = tasks(&mut o, n, heads, head_dim, kv_heads, documents);
+    let rows = split_rows(&mut lse, documents, kv_heads, group);
+    outputs.into_par_iter().zip(rows).for_each(|((kv, range, mut o), lse)| {
+        let (k, v) = (k.slice(s![range.clone(), kv, ..]), v.slice(s![range.clone(), kv, ..]));
+        for (g, lse) in (0..group).zip(lse.chunks_exact_mut(range.len().max(1))) {
+            let q = q.slice(s![range.clone(), kv * group + g, ..]);
+            one_head(q, k, v, scale, o.slice_mut(s![.., g, ..]), lse);
+        }
+    });
+    Ok((Tensor::of(o, &[n, heads * head_dim]), lse))
+}
+
+pub(super) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, scale: f32) -> Result<Tensor> {
+    let AttentionShape { heads, kv_heads, head_dim } = shape;
+    let n = q.shape()[0];
+    let (q, k, v) = (heads3(q, head_dim)?, heads3(k, head_dim)?, heads3(v, head_dim)?);
+    let mut o = vec![0.0; n * heads * head_dim];
+    tasks(&mut o, n, heads, head_dim, heads, &Documents::new(&[n])).into_par_iter().for_each(|(head, _, mut o)| {
+        let kv = head * kv_heads / heads;
+        let (k, v) = (k.slice(s![.., kv, ..]), v.slice(s![.., kv, ..]));
+        one_head(q.slice(s![.., head, ..]), k, v, scale, o.slice_mut(s![.., 0, ..]), &mut vec![0.0; n]);
+    });
+    Ok(Tensor::of(o, &[n, heads * head_dim]))
+}
+
+/// o (t, D) and lse (t) of the last t queries over all keys (total, D).
+fn one_head(
+    q: ArrayView2<f32>,
+    k: ArrayView2<f32>,
+    v: ArrayView2<f32>,
+    scale: f32,
+    mut o: ArrayViewMut2<f32>,
+    lse: &mut [f32],
+) {
+    let (t, before) = (q.nrows(), k.nrows() - q.nrows());
+    for start in (0..t).step_by(BLOCK) {
+        let end = t.min(start + BLOCK);
+        let keys = before + end;
+        scratch((end - start) * keys, |scores| {
+            product(q.slice(s![start..end, ..]), k.slice(s![..keys, ..]).t(), square(scores, keys), scale, 0.0);
+            let mut weights = [0.0; BLOCK];
+            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                let (seen, hidden) = row.split_at_mut(before + start + i + 1);
+                let (max, sum) = simd(|| softmax_in_place(seen));
+                hidden.fill(0.0);
+                lse[start + i] = max + sum.ln();
+                weights[i] = 1.0 / sum;
+            }
+            let mut o = o.slice_mut(s![start..end, ..]);
+            let scores = ArrayView2::from_shape((end - start, keys), &*scores).expect("sized above");
+            product(scores, v.slice(s![..keys, ..]), o.view_mut(), 1.0, 0.0);
+            o.rows_mut().into_iter().zip(weights).for_each(|(mut row, w)| row.map_inplace(|x| *x *= w));
+        });
+    }
+}
+
+pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> {
+    let AttentionShape { heads, kv_heads, head_dim } = saved.shape;
+    let (group, documents, n) = (heads / kv_heads, &*saved.documents, saved.documents.tokens());
+    let (q, k, v) = (heads3(&saved.q, head_dim)?, heads3(&saved.k, head_dim)?, heads3(&saved.v, head_dim)?);
+    let (o, d_o) = (heads3(&saved.o, head_dim)?, heads3(grad, head_dim)?);
+    let mut lse = saved.lse.clone();
+    let (mut dq, mut dk, mut dv) =
+        (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let dq_tasks = tasks(&mut dq, n, heads, head_dim, kv_heads, documents);
+    let dk_tasks = tasks(&mut dk, n, kv_heads, head_dim, kv_heads, documents);
+    let dv_tasks = tasks(&mut dv, n, kv_heads, head_dim, kv_heads, documents);
+    let rows = split_rows(&mut lse, documents, kv_heads, group);
+    dq_tasks.into_par_iter().zip(dk_tasks).zip(dv_tasks).zip(rows).for_each(|(((dq, dk), dv), lse)| {
+        let (kv, range, mut dq) = dq;
+        let (mut dk, mut dv) = (dk.2, dv.2);
+        let (mut dk, mut dv) = (dk.slice_mut(s![.., 0, ..]), dv.slice_mut(s![.., 0, ..]));
+        let (k, v) = (k.slice(s![range.clone(), kv, ..]), v.slice(s![range.clone(), kv, ..]));
+        for (g, lse) in (0..group).zip(lse.chunks_exact(range.len().max(1))) {
+            let head = s![range.clone(), kv * group + g, ..];
+            let (q, o, d_o) = (q.slice(head), o.slice(head), d_o.slice(head));
+            let mut dq = dq.slice_mut(s![.., g, ..]);
+            for start in (0..range.len()).step_by(BLOCK) {
+                let end = range.len().min(start + BLOCK);
+                let rows = s![start..end, ..];
+                let (k, v) = (k.slice(s![..end, ..]), v.slice(s![..end, ..]));
+                let (mut dk, mut dv) = (dk.slice_mut(s![..end, ..]), dv.slice_mut(s![..end, ..]));
+                let (q, o, d_o) = (q.slice(rows), o.slice(rows), d_o.slice(rows));
+                scratch(2 * (end - start) * end, |buffer| {
+                    let (p, ds) = buffer.split_at_mut((end - start) * end);
+                    product(q, k.t(), square(p, end), saved.scale, 0.0);
+                    product(d_o, v.t(), square(ds, end), 1.0, 0.0);
+                    for (i, (p, ds)) in p.chunks_exact_mut(end).zip(ds.chunks_exact_mut(end)).enumerate() {
+                        let delta = match (o.row(i).as_slice(), d_o.row(i).as_slice()) {
+                            (Some(o), Some(d_o)) => dot(o, d_o),
+                            _ => unreachable!("a head's elements are contiguous"),
+                        };
+                        let lse = lse[start + i];
+                        let seen = start + i + 1;
+                        simd(|| {
+                            for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                                *p = exp(*p - lse);
+                                *ds = *p * (*ds - delta);
+                            }
+                        });
+                        p[seen..].fill(0.0);
+                        ds[seen..].fill(0.0);
+                    }
+                    let (p, ds) = (square(p, end), square(ds, end));
+                    let (p, ds) = (p.view(), ds.view());
+                    product(ds, k, dq.slice_mut(rows), saved.scale, 0.0);
+                    product(ds.t(), q, dk.view_mut(), saved.scale, 1.0);
+                    product(p.t(), d_o, dv.view_mut(), 1.0, 1.0);
+                });
+            }
+        }
+    });
+    let (wide, narrow) = ([n, heads * head_dim], [n, kv_heads * head_dim]);
+    Ok([Tensor::of(dq, &wide), Tensor::of(dk, &narrow), Tensor::of(dv, &narrow)])
+}
+
+/// (n, heads·D) as (n, heads, D).
+fn heads3(x: &Tensor, head_dim: usize) -> Result<ArrayView3<'_, f32>> {
+    let (n, width) = x.dims2("attention", "x")?;
+    let view = ArrayView3::from_shape((n, width / head_dim.max(1), head_dim), x.as_f32("attention")?);
+    Ok(view.expect("the width is a whole number of heads"))
+}
+
+fn square(scores: &mut [f32], keys: usize) -> ArrayViewMut2<'_, f32> {
+    ArrayViewMut2::from_shape((scores.len() / keys, keys), scores).expect("whole rows")
+}
+
+type Task<'a> = (usize, Range<usize>, ArrayViewMut3<'a, f32>);
+
+/// Cuts (n, heads, D) by document and into `parts` runs of heads: (part, rows of the document, its elements).
+fn tasks<'a>(
+    x: &'a mut [f32],
+    n: usize,
+    heads: usize,
+    head_dim: usize,
+    parts: usize,
+    documents: &Documents,
+) -> Vec<Task<'a>> {
+    let mut rest = ArrayViewMut3::from_shape((n, heads, head_dim), x).expect("sized by the caller");
+    let mut list = Vec::with_capacity(documents.ranges().len() * parts);
+    for range in documents.ranges() {
+        let (document, tail) = rest.split_at(Axis(0), range.len());
+        rest = tail;
+        let mut heads_left = document;
+        for part in 0..parts {
+            let (head, tail) = heads_left.split_at(Axis(1), heads / parts);
+            heads_left = tail;
+            list.push((part, range.clone(), head));
+        }
+    }
+    list
+}
+
+/// Cuts the log-sum-exp (n · heads) in the order of `tasks`: one run of `group` rows of the document's length each.
+fn split_rows<'a>(lse: &'a mut [f32], documents: &Documents, parts: usize, group: usize) -> Vec<&'a mut [f32]> {
+    let mut rest = lse;
+    let mut list = Vec::with_capacity(documents.ranges().len() * parts);
+    for range in documents.ranges() {
+        for _ in 0..parts {
+            let (run, tail) = rest.split_at_mut(range.len() * group);
+            list.push(run);
+            rest = tail;
+        }
+    }
+    list
+}

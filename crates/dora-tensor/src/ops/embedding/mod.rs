@@ -1,0 +1,39 @@
+//! Embedding: row t of y (n, C) is row ids[t] of the table (V, C), stored in any precision.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::{Device, Error, Op, Result, Tensor, record};
+
+/// Rows of `table` (V, C) by token id: (n, C) in `f32`.
+pub fn embedding(ids: &[u32], table: &Tensor) -> Result<Tensor> {
+    let (vocab, width) = table.dims2("embedding", "table")?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        return Err(Error::argument("embedding", format!("token id {id} is beyond the embedding's {vocab} rows")));
+    }
+    let y = match table.device() {
+        Device::Cpu => cpu::forward(ids, table.elements(), width),
+    };
+    let saved = || Embedding { ids: ids.to_vec(), vocab, width };
+    Ok(record(Tensor::of(y, &[ids.len(), width]), &[table], saved))
+}
+
+struct Embedding {
+    ids: Vec<u32>,
+    vocab: usize,
+    width: usize,
+}
+
+impl Op for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn backward(self: Box<Self>, grad: Tensor, _needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let table = match grad.device() {
+            Device::Cpu => cpu::backward(&self.ids, grad.as_f32("embedding")?, self.vocab, self.width),
+        };
+        Ok(vec![Some(Tensor::of(table, &[self.vocab, self.width]))])
+    }
+}

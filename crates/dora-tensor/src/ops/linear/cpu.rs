@@ -1,0 +1,40 @@
+//! Pieces of linear layers on the CPU.
+
+use crate::cpu::{column_sums, for_row_blocks, matmul, simd};
+use crate::{Result, Tensor};
+use ndarray::ArrayViewMut2;
+
+pub(crate) fn add_bias(y: &mut [f32], bias: &[f32]) {
+    for_row_blocks(y, bias.len(), |_, rows| {
+        for row in rows.chunks_exact_mut(bias.len()) {
+            simd(|| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+        }
+    });
+}
+
+/// scale · dyᵀ·x: (out, in) from (n, out) and (n, in).
+pub(crate) fn outer(dy: &Tensor, x: &Tensor, scale: f32) -> Result<Tensor> {
+    product(dy.view2("linear", "dy")?.t(), x.view2("linear", "x")?, scale)
+}
+
+/// scale · a·b as a new tensor.
+pub(crate) fn product(a: ndarray::ArrayView2<f32>, b: ndarray::ArrayView2<f32>, scale: f32) -> Result<Tensor> {
+    let shape = (a.nrows(), b.ncols());
+    let mut out = vec![0.0; shape.0 * shape.1];
+    matmul(a, b, view(&mut out, shape), scale, 0.0);
+    Ok(Tensor::of(out, &[shape.0, shape.1]))
+}
+
+/// A slice as a matrix.
+pub(crate) fn view(out: &mut [f32], shape: (usize, usize)) -> ArrayViewMut2<'_, f32> {
+    ArrayViewMut2::from_shape(shape, out).expect("sized by the caller")
+}
+
+pub(crate) fn row_sum(dy: &Tensor) -> Result<Tensor> {
+    let (n, width) = dy.dims2("linear", "dy")?;
+    let dy = dy.as_f32("linear")?;
+    let sums = column_sums(n, width, |row, sums| {
+        sums.iter_mut().zip(&dy[row * width..]).for_each(|(s, d)| *s += d);
+    });
+    Ok(Tensor::of(sums, &[width]))
+}

@@ -1,0 +1,20 @@
+//! Operations, one folder each: `mod.rs` holds the mathematics, the checks and both passes; `cpu.rs` the body for the
+//! processor. Matrices are row-major: `n` tokens of a batch of documents, one after another, without padding.
+
+mod attention;
+mod dropout;
+mod embedding;
+mod linear;
+mod pointwise;
+mod rms_norm;
+mod rope;
+mod swiglu;
+
+pub use attention::{AttentionShape, Documents, attention, attention_cached};
+pub use dropout::{Dropout, dropout};
+pub use embedding::embedding;
+pub use linear::{Matrix, linear};
+pub use pointwise::{Pointwise, pointwise};
+pub use rms_norm::rms_norm;
+pub use rope::{RopeTable, rope};
+pub use swiglu::swiglu;

@@ -1,0 +1,75 @@
+//! Pointwise operations of two tensors of one shape: a table row each.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::{Device, Op, Result, Tensor, record};
+
+/// A row of the table: y = f(a, b).
+pub struct Pointwise {
+    /// Name for errors and profiles.
+    pub name: &'static str,
+    f: fn(&[f32], &[f32], &mut [f32]),
+    /// ∂f/∂a and ∂f/∂b times dy, in place of dy; `None` is the identity, which needs neither operand.
+    by: [Option<Partial>; 2],
+}
+
+type Partial = fn(&[f32], &[f32], &mut [f32]);
+
+impl Pointwise {
+    /// a + b.
+    pub const ADD: Pointwise =
+        Pointwise { name: "add", f: |a, b, y| cpu::map(a, b, y, |a, b, _| a + b), by: [None, None] };
+    /// a − b.
+    pub const SUB: Pointwise = Pointwise {
+        name: "sub",
+        f: |a, b, y| cpu::map(a, b, y, |a, b, _| a - b),
+        by: [None, Some(|a, b, dy| cpu::map(a, b, dy, |_, _, dy| -dy))],
+    };
+    /// a · b.
+    pub const MUL: Pointwise = Pointwise {
+        name: "mul",
+        f: |a, b, y| cpu::map(a, b, y, |a, b, _| a * b),
+        by: [
+            Some(|a, b, dy| cpu::map(a, b, dy, |_, b, dy| dy * b)),
+            Some(|a, b, dy| cpu::map(a, b, dy, |a, _, dy| dy * a)),
+        ],
+    };
+}
+
+/// y = f(a, b), element by element.
+pub fn pointwise(row: &'static Pointwise, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    b.expect_shape(row.name, "b", a.shape())?;
+    let y = match a.device() {
+        Device::Cpu => cpu::forward(row.f, a.as_f32(row.name)?, b.as_f32(row.name)?),
+    };
+    let operands = || row.by.iter().any(Option::is_some).then(|| (a.detach(), b.detach()));
+    Ok(record(Tensor::of(y, a.shape()), &[a, b], || Saved { row, operands: operands() }))
+}
+
+struct Saved {
+    row: &'static Pointwise,
+    operands: Option<(Tensor, Tensor)>,
+}
+
+impl Op for Saved {
+    fn name(&self) -> &'static str {
+        self.row.name
+    }
+
+    fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let part = |i: usize| -> Result<Option<Tensor>> {
+            let mut grad = grad.clone();
+            if let (Some(partial), Some((a, b))) = (self.row.by[i], &self.operands) {
+                match grad.device() {
+                    Device::Cpu => {
+                        cpu::backward(partial, a.as_f32(self.row.name)?, b.as_f32(self.row.name)?, grad.make_mut());
+                    }
+                }
+            }
+            Ok(needs[i].then_some(grad))
+        };
+        Ok(vec![part(0)?, part(1)?])
+    }
+}

@@ -1,0 +1,35 @@
+//! SwiGLU (Shazeer, 2020): y = silu(gate) ⊙ up, silu(g) = g · σ(g), of two (n, C). Backward computes σ again:
+//! dgate = dy ⊙ up ⊙ σ(1 + g(1 − σ)), dup = dy ⊙ silu(g).
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::{Device, Op, Result, Tensor, record};
+
+/// silu(gate) ⊙ up.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    up.expect_shape("swiglu", "up", gate.shape())?;
+    let y = match gate.device() {
+        Device::Cpu => cpu::forward(gate.as_f32("swiglu")?, up.as_f32("swiglu")?),
+    };
+    Ok(record(Tensor::of(y, gate.shape()), &[gate, up], || Swiglu { gate: gate.detach(), up: up.detach() }))
+}
+
+struct Swiglu {
+    gate: Tensor,
+    up: Tensor,
+}
+
+impl Op for Swiglu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn backward(self: Box<Self>, mut grad: Tensor, _needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let dgate = match grad.device() {
+            Device::Cpu => cpu::backward(self.gate.as_f32("swiglu")?, self.up.as_f32("swiglu")?, grad.make_mut()),
+        };
+        Ok(vec![Some(Tensor::of(dgate, self.gate.shape())), Some(grad)])
+    }
+}

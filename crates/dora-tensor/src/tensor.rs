@@ -1,0 +1,217 @@
+//! A contiguous, row-major array on a device. Cloning shares the elements; operations make new tensors.
+
+use crate::storage::{CpuStorage, Storage};
+use crate::tape::Edge;
+use crate::{DType, Device, Elements, Error, Result, SharedBytes};
+use half::{bf16, f16};
+use ndarray::ArrayView2;
+use std::fmt;
+use std::sync::Arc;
+
+/// A tensor: shape, shared elements (a contiguous range of a storage) and, where a gradient is due, its place on the tape.
+#[derive(Clone)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    storage: Arc<Storage>,
+    offset: usize,
+    origin: Option<Edge>,
+}
+
+impl Tensor {
+    /// Tensor of those elements, row-major.
+    pub fn from_vec(elements: Vec<f32>, shape: &[usize]) -> Result<Self> {
+        if elements.len() != shape.iter().product::<usize>() {
+            let found = format!("{} elements for shape {shape:?}", elements.len());
+            return Err(Error::argument("from_vec", found));
+        }
+        Ok(Self::of(elements, shape))
+    }
+
+    /// As `from_vec`, for callers that sized the vector themselves.
+    pub(crate) fn of(elements: Vec<f32>, shape: &[usize]) -> Self {
+        debug_assert_eq!(elements.len(), shape.iter().product::<usize>());
+        Self::over(Storage::Cpu(CpuStorage::F32(elements)), shape)
+    }
+
+    fn over(storage: Storage, shape: &[usize]) -> Self {
+        Tensor { shape: shape.to_vec(), storage: Arc::new(storage), offset: 0, origin: None }
+    }
+
+    /// Zeros.
+    pub fn zeros(shape: &[usize]) -> Self {
+        Self::of(vec![0.0; shape.iter().product()], shape)
+    }
+
+    /// One number, of shape `()`.
+    pub fn scalar(value: f32) -> Self {
+        Self::of(vec![value], &[])
+    }
+
+    /// Tensor over bytes kept alive by somebody else (a mapped file), little-endian, without a copy.
+    pub fn from_shared(bytes: SharedBytes, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let found = (*bytes).as_ref().len();
+        let expected = shape.iter().product::<usize>() * dtype.size();
+        if found != expected {
+            return Err(Error::argument(
+                "from_shared",
+                format!("{found} bytes for {dtype} of shape {shape:?}, which takes {expected}"),
+            ));
+        }
+        Ok(Self::over(Storage::mapped(bytes, dtype), shape))
+    }
+
+    /// Dimensions.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The two dimensions of a matrix; an error names `op` and `operand` otherwise.
+    pub fn dims2(&self, op: &'static str, operand: &'static str) -> Result<(usize, usize)> {
+        match self.shape[..] {
+            [rows, columns] => Ok((rows, columns)),
+            _ => Err(Error::shape(op, operand, &self.shape, "a matrix")),
+        }
+    }
+
+    /// Fails unless the tensor has that shape.
+    pub fn expect_shape(&self, op: &'static str, operand: &'static str, shape: &[usize]) -> Result<()> {
+        if self.shape == shape { Ok(()) } else { Err(Error::shape(op, operand, &self.shape, format!("{shape:?}"))) }
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.storage.dtype()
+    }
+
+    /// Device.
+    pub fn device(&self) -> Device {
+        self.storage.device()
+    }
+
+    /// The elements, by type.
+    pub fn elements(&self) -> Elements<'_> {
+        let range = self.offset..self.offset + self.numel();
+        match self.storage.elements() {
+            Elements::F32(v) => Elements::F32(&v[range]),
+            Elements::BF16(v) => Elements::BF16(&v[range]),
+            Elements::F16(v) => Elements::F16(&v[range]),
+        }
+    }
+
+    /// The elements of an `f32` tensor.
+    pub fn as_f32(&self, op: &'static str) -> Result<&[f32]> {
+        match self.elements() {
+            Elements::F32(v) => Ok(v),
+            _ => Err(Error::DType { op, found: self.dtype(), expected: DType::F32 }),
+        }
+    }
+
+    /// An `f32` matrix as a view.
+    pub fn view2(&self, op: &'static str, operand: &'static str) -> Result<ArrayView2<'_, f32>> {
+        let (rows, columns) = self.dims2(op, operand)?;
+        Ok(ArrayView2::from_shape((rows, columns), self.as_f32(op)?).expect("a tensor has as many elements as its shape"))
+    }
+
+    /// The elements as `f32`, copied.
+    pub fn to_vec(&self) -> Vec<f32> {
+        match self.elements() {
+            Elements::F32(v) => v.to_vec(),
+            Elements::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Elements::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+
+    /// The same numbers stored as `dtype`, rounded to nearest even; shares the elements where that is their type already.
+    pub fn to_dtype(&self, dtype: DType) -> Tensor {
+        if dtype == self.dtype() {
+            return self.detach();
+        }
+        let wide = self.to_vec();
+        let storage = match dtype {
+            DType::F32 => CpuStorage::F32(wide),
+            DType::BF16 => CpuStorage::BF16(wide.into_iter().map(bf16::from_f32).collect()),
+            DType::F16 => CpuStorage::F16(wide.into_iter().map(f16::from_f32).collect()),
+        };
+        Self::over(Storage::Cpu(storage), &self.shape)
+    }
+
+    /// The elements as little-endian bytes in their own type, copied.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self.elements() {
+            Elements::F32(v) => bytemuck::cast_slice(v).to_vec(),
+            Elements::BF16(v) => bytemuck::cast_slice(v).to_vec(),
+            Elements::F16(v) => bytemuck::cast_slice(v).to_vec(),
+        }
+    }
+
+    /// The only element of a tensor of one.
+    pub fn item(&self) -> Result<f32> {
+        match self.numel() {
+            1 => Ok(self.to_vec()[0]),
+            _ => Err(Error::shape("item", "tensor", &self.shape, "one element")),
+        }
+    }
+
+    /// The same elements under another shape; not recorded on the tape.
+    pub fn reshaped(&self, shape: &[usize]) -> Result<Tensor> {
+        if shape.iter().product::<usize>() != self.numel() {
+            return Err(Error::shape("reshape", "tensor", &self.shape, format!("as many elements as {shape:?}")));
+        }
+        Ok(Tensor { shape: shape.to_vec(), origin: None, ..self.clone() })
+    }
+
+    /// Rows `start..start + count` of the first dimension, sharing the elements; not recorded on the tape.
+    pub fn rows(&self, start: usize, count: usize) -> Result<Tensor> {
+        match self.shape.first() {
+            Some(&rows) if start + count <= rows => {}
+            _ => return Err(Error::shape("rows", "tensor", &self.shape, format!("at least {} rows", start + count))),
+        }
+        let mut shape = self.shape.clone();
+        shape[0] = count;
+        let width: usize = self.shape[1..].iter().product();
+        Ok(Tensor { shape, offset: self.offset + start * width, origin: None, storage: self.storage.clone() })
+    }
+
+    /// The same tensor off the tape.
+    pub fn detach(&self) -> Tensor {
+        Tensor { origin: None, ..self.clone() }
+    }
+
+    /// Whether a backward pass will reach this tensor.
+    pub fn requires_grad(&self) -> bool {
+        self.origin.is_some()
+    }
+
+    /// The elements for writing; copied first where another tensor shares them.
+    pub(crate) fn make_mut(&mut self) -> &mut [f32] {
+        let whole = self.offset == 0
+            && matches!(&*self.storage, Storage::Cpu(CpuStorage::F32(v)) if v.len() == self.numel())
+            && Arc::get_mut(&mut self.storage).is_some();
+        if !whole {
+            *self = Self { origin: self.origin.take(), ..Self::of(self.to_vec(), &self.shape) };
+        }
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Cpu(CpuStorage::F32(v))) => v,
+            _ => unreachable!("the storage was just made an owned f32 vector"),
+        }
+    }
+
+    pub(crate) fn origin(&self) -> Option<&Edge> {
+        self.origin.as_ref()
+    }
+
+    pub(crate) fn with_origin(self, origin: Edge) -> Self {
+        Tensor { origin: Some(origin), ..self }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {:?} on {})", self.dtype(), self.shape, self.device())
+    }
+}

@@ -1,0 +1,26 @@
+//! A frozen matrix, seen only through its products: precision and layout are its own affair.
+
+mod dense;
+
+pub use dense::DenseWeight;
+
+use crate::{Result, Tensor};
+use std::fmt;
+
+/// A frozen matrix W (out, in). Its product never includes a bias, and nothing here is recorded on the tape.
+pub trait Weight: Send + Sync + fmt::Debug {
+    /// (out, in).
+    fn shape(&self) -> (usize, usize);
+
+    /// (n, in) → (n, out): x·Wᵀ.
+    fn apply(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// (n, out) → (n, in): dy·W.
+    fn apply_transposed(&self, dy: &Tensor) -> Result<Tensor>;
+
+    /// (out): Σ over in of W², tiled, never dense.
+    fn row_norms_squared(&self) -> Result<Tensor>;
+
+    /// W itself in `f32`, for merging and tests only.
+    fn dense(&self) -> Result<Tensor>;
+}
