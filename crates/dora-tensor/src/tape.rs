@@ -59,10 +59,15 @@ fn with_recording<T>(on: bool, f: impl FnOnce() -> T) -> T {
     f()
 }
 
+/// Whether an operation over these inputs goes on the tape.
+pub(crate) fn recording(inputs: &[&Tensor]) -> bool {
+    RECORDING.get() && inputs.iter().any(|t| t.requires_grad())
+}
+
 /// Puts `output` on the tape as the result of `op` over `inputs`, if a gradient is due to one of them. `op` is built only
 /// then, so nothing is kept otherwise. It must hold its inputs and output off the tape (`detach`).
 pub fn record<O: Op>(output: Tensor, inputs: &[&Tensor], op: impl FnOnce() -> O) -> Tensor {
-    if !RECORDING.get() || inputs.iter().all(|t| !t.requires_grad()) {
+    if !recording(inputs) {
         return output;
     }
     let node = Node {
@@ -163,5 +168,71 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + 'static> Op for Checkpoint<F> {
         output.backward_from(grad)?;
         let dx = slot.0.lock().expect("no backward pass panicked").take();
         Ok(vec![dx, None])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{Input, gradcheck};
+    use crate::ops::{Matrix, Pointwise, linear, pointwise, swiglu};
+    use crate::{Parameter, Role};
+
+    fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        let y = linear(x, &Matrix::Trained(w.clone()), None)?;
+        pointwise(&Pointwise::ADD, &swiglu(&y, &y)?, &y)
+    }
+
+    #[test]
+    fn a_tensor_used_many_times_receives_every_part() {
+        let inputs = [Input::normal(1, 0, &[3, 5])];
+        let f = |v: f64| v * v * v + v * v;
+        gradcheck(
+            &inputs,
+            1e-6,
+            |t| {
+                let square = pointwise(&Pointwise::MUL, &t[0], &t[0])?;
+                pointwise(&Pointwise::ADD, &pointwise(&Pointwise::MUL, &square, &t[0])?, &square)
+            },
+            |v| v[0].iter().map(|&v| f(v)).collect(),
+        );
+    }
+
+    #[test]
+    fn a_recomputed_block_gives_the_very_same_gradients() {
+        let (x, w) = (Input::normal(2, 0, &[7, 5]).tensor(), Input::normal(2, 1, &[5, 5]).tensor());
+        let run = |recompute: bool, leaf_x: bool| {
+            let x = Parameter::new("x", Role::Matrix, x.clone()).unwrap();
+            let w = Parameter::new("w", Role::Matrix, w.clone()).unwrap();
+            let start = if leaf_x { x.tensor() } else { x.value() };
+            let inner = w.clone();
+            let block = move |x: &Tensor| product(x, &inner.tensor());
+            let y = if recompute { checkpoint(&start, true, block) } else { block(&start) }.unwrap();
+            let y = product(&y, &w.tensor()).unwrap();
+            y.backward_from(Input::normal(2, 2, y.shape()).tensor()).unwrap();
+            (y.to_vec(), w.take_gradient().unwrap().to_vec(), x.take_gradient().map(|g| g.to_vec()))
+        };
+        for leaf_x in [false, true] {
+            assert_eq!(run(true, leaf_x), run(false, leaf_x));
+            assert_eq!(run(true, leaf_x).2.is_some(), leaf_x);
+        }
+    }
+
+    #[test]
+    fn nothing_is_recorded_without_a_leaf_or_a_tape() {
+        let w = Parameter::new("w", Role::Matrix, Input::normal(3, 0, &[5, 5]).tensor()).unwrap();
+        let x = Input::normal(3, 1, &[2, 5]).tensor();
+        assert!(!product(&x, &w.value()).unwrap().requires_grad());
+        assert!(!no_grad(|| product(&x, &w.tensor())).unwrap().requires_grad());
+        assert!(product(&x, &w.tensor()).unwrap().requires_grad());
+    }
+
+    #[test]
+    fn a_graph_is_walked_once() {
+        let w = Parameter::new("w", Role::Matrix, Input::normal(4, 0, &[5, 5]).tensor()).unwrap();
+        let y = product(&Input::normal(4, 1, &[2, 5]).tensor(), &w.tensor()).unwrap();
+        let ones = Tensor::from_vec(vec![1.0; 10], &[2, 5]).unwrap();
+        y.backward_from(ones.clone()).unwrap();
+        assert!(y.backward_from(ones).unwrap_err().to_string().contains("already been walked"));
     }
 }

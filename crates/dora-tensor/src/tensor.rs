@@ -114,7 +114,8 @@ impl Tensor {
     /// An `f32` matrix as a view.
     pub fn view2(&self, op: &'static str, operand: &'static str) -> Result<ArrayView2<'_, f32>> {
         let (rows, columns) = self.dims2(op, operand)?;
-        Ok(ArrayView2::from_shape((rows, columns), self.as_f32(op)?).expect("a tensor has as many elements as its shape"))
+        Ok(ArrayView2::from_shape((rows, columns), self.as_f32(op)?)
+            .expect("a tensor has as many elements as its shape"))
     }
 
     /// The elements as `f32`, copied.
@@ -177,6 +178,21 @@ impl Tensor {
         Ok(Tensor { shape, offset: self.offset + start * width, origin: None, storage: self.storage.clone() })
     }
 
+    /// Overwrites rows from `start` on with those of an `f32` tensor as wide; in place where nobody shares the elements.
+    pub fn write_rows(&mut self, start: usize, rows: &Tensor) -> Result<()> {
+        let width: usize = self.shape[1..].iter().product();
+        if rows.shape.len() != self.shape.len() || rows.shape[1..] != self.shape[1..] {
+            return Err(Error::shape("write_rows", "rows", &rows.shape, format!("rows of {:?}", self.shape)));
+        }
+        if start + rows.shape[0] > self.shape[0] {
+            let found = format!("rows {start}..{} for {} rows", start + rows.shape[0], self.shape[0]);
+            return Err(Error::argument("write_rows", found));
+        }
+        let from = rows.as_f32("write_rows")?;
+        self.make_mut()[start * width..][..from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
     /// The same tensor off the tape.
     pub fn detach(&self) -> Tensor {
         Tensor { origin: None, ..self.clone() }
@@ -213,5 +229,36 @@ impl Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor({} {:?} on {})", self.dtype(), self.shape, self.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_written_in_place_unless_shared() {
+        let mut cache = Tensor::zeros(&[3, 2]);
+        let row = Tensor::of(vec![1.0, 2.0], &[1, 2]);
+        let before = cache.as_f32("test").unwrap().as_ptr();
+        cache.write_rows(1, &row).unwrap();
+        assert_eq!(cache.as_f32("test").unwrap().as_ptr(), before);
+        let view = cache.rows(1, 1).unwrap();
+        cache.write_rows(2, &row).unwrap();
+        assert_eq!((view.to_vec(), cache.to_vec()), (vec![1.0, 2.0], vec![0.0, 0.0, 1.0, 2.0, 1.0, 2.0]));
+        assert_eq!(cache.write_rows(3, &row).unwrap_err().to_string(), "write_rows: rows 3..4 for 3 rows");
+    }
+
+    #[test]
+    fn mapped_bytes_of_any_alignment_are_read() {
+        let bytes: Vec<u8> = std::iter::once(0).chain([1.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes())).collect();
+        struct Tail(Vec<u8>);
+        impl AsRef<[u8]> for Tail {
+            fn as_ref(&self) -> &[u8] {
+                &self.0[1..]
+            }
+        }
+        let tensor = Tensor::from_shared(Arc::new(Tail(bytes)), DType::F32, &[2]).unwrap();
+        assert_eq!(tensor.to_vec(), [1.5, -2.0]);
     }
 }

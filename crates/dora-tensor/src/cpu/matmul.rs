@@ -104,28 +104,45 @@ fn widened<T: Half>(w: ArrayView2<T>, f: impl FnOnce(ArrayView2<f32>)) {
     });
 }
 
-/// y (n, out) = x (n, in) · Wᵀ for a half-precision W (out, in).
-pub fn matmul_half_nt<T: Half>(x: ArrayView2<f32>, w: ArrayView2<T>, mut y: ArrayViewMut2<f32>) {
+/// Each y (n, out) = x (n, in) · Wᵀ for a half-precision W (out, in), a panel of W's rows at a time.
+pub fn matmul_half_nt<T: Half>(xs: &[ArrayView2<f32>], w: ArrayView2<T>, ys: Vec<ArrayViewMut2<f32>>) {
     let rows = (PANEL / w.ncols().max(1)).clamp(1, w.nrows().div_ceil(8).max(16));
-    y.axis_chunks_iter_mut(Axis(1), rows)
-        .into_par_iter()
-        .zip(w.axis_chunks_iter(Axis(0), rows))
-        .for_each(|(y, w)| widened(w, |w| product(x, w.t(), y, 1.0, 0.0)));
+    let tasks = column_panels(ys, w.nrows(), rows);
+    tasks.into_par_iter().zip(w.axis_chunks_iter(Axis(0), rows)).for_each(|(ys, w)| {
+        widened(w, |w| xs.iter().zip(ys).for_each(|(x, y)| product(*x, w.t(), y, 1.0, 0.0)));
+    });
 }
 
-/// dx (n, in) = dy (n, out) · W for a half-precision W (out, in).
-pub fn matmul_half_nn<T: Half>(dy: ArrayView2<f32>, w: ArrayView2<T>, mut dx: ArrayViewMut2<f32>) {
+/// Each dx (n, in) = dy (n, out) · W for a half-precision W (out, in), a panel of W's columns at a time.
+pub fn matmul_half_nn<T: Half>(dys: &[ArrayView2<f32>], w: ArrayView2<T>, dxs: Vec<ArrayViewMut2<f32>>) {
     let columns = w.ncols().div_ceil(8).clamp(64.min(w.ncols().max(1)), 1024);
     let rows = (PANEL / columns).max(1);
-    dx.axis_chunks_iter_mut(Axis(1), columns).into_par_iter().zip(w.axis_chunks_iter(Axis(1), columns)).for_each(
-        |(mut dx, w)| {
-            for (i, panel) in w.axis_chunks_iter(Axis(0), rows).enumerate() {
-                let dy = dy.slice(s![.., i * rows..i * rows + panel.nrows()]);
-                let beta = if i == 0 { 0.0 } else { 1.0 };
-                widened(panel, |panel| product(dy, panel, dx.view_mut(), 1.0, beta));
-            }
-        },
-    );
+    let tasks = column_panels(dxs, w.ncols(), columns);
+    tasks.into_par_iter().zip(w.axis_chunks_iter(Axis(1), columns)).for_each(|(mut dxs, w)| {
+        for (i, panel) in w.axis_chunks_iter(Axis(0), rows).enumerate() {
+            let beta = if i == 0 { 0.0 } else { 1.0 };
+            widened(panel, |panel| {
+                for (dy, dx) in dys.iter().zip(&mut dxs) {
+                    let dy = dy.slice(s![.., i * rows..i * rows + panel.nrows()]);
+                    product(dy, panel, dx.view_mut(), 1.0, beta);
+                }
+            });
+        }
+    });
+}
+
+/// Cuts outputs of one width into panels of columns: for each panel, its part of every output.
+fn column_panels(ys: Vec<ArrayViewMut2<'_, f32>>, width: usize, size: usize) -> Vec<Vec<ArrayViewMut2<'_, f32>>> {
+    let mut panels: Vec<Vec<_>> = (0..width.div_ceil(size)).map(|_| Vec::with_capacity(ys.len())).collect();
+    for mut rest in ys {
+        for panel in &mut panels {
+            let columns = size.min(rest.ncols());
+            let (part, tail) = rest.split_at(Axis(1), columns);
+            panel.push(part);
+            rest = tail;
+        }
+    }
+    panels
 }
 
 #[cfg(test)]
@@ -143,7 +160,12 @@ mod tests {
         let want = a.dot(&b);
         let scale = (a.ncols() as f64).sqrt();
         for (g, w) in got.iter().zip(&want) {
-            assert!((f64::from(*g) - w).abs() < 1e-5 * scale.max(1.0), "{g} instead of {w} for {:?}·{:?}", a.dim(), b.dim());
+            assert!(
+                (f64::from(*g) - w).abs() < 1e-5 * scale.max(1.0),
+                "{g} instead of {w} for {:?}·{:?}",
+                a.dim(),
+                b.dim()
+            );
         }
     }
 
@@ -184,14 +206,16 @@ mod tests {
             let w = random(&mut rng, (out, inner)).mapv(bf16::from_f32);
             let wide = w.mapv(bf16::to_f32);
             let (x, dy) = (random(&mut rng, (n, inner)), random(&mut rng, (n, out)));
-            let mut y = Array2::from_elem((n, out), f32::NAN);
-            matmul_half_nt(x.view(), w.view(), y.view_mut());
+            let one = (random(&mut rng, (1, inner)), random(&mut rng, (1, out)));
+            let outputs = |width| (Array2::from_elem((n, width), f32::NAN), Array2::from_elem((1, width), f32::NAN));
+            let (mut y, mut y1) = outputs(out);
+            matmul_half_nt(&[x.view(), one.0.view()], w.view(), vec![y.view_mut(), y1.view_mut()]);
             check(&y, &x, &wide.t().to_owned());
-            let mut dx = Array2::from_elem((n, inner), f32::NAN);
-            matmul_half_nn(dy.view(), w.view(), dx.view_mut());
-            if out > 0 {
-                check(&dx, &dy, &wide);
-            }
+            check(&y1, &one.0, &wide.t().to_owned());
+            let (mut dx, mut dx1) = outputs(inner);
+            matmul_half_nn(&[dy.view(), one.1.view()], w.view(), vec![dx.view_mut(), dx1.view_mut()]);
+            check(&dx, &dy, &wide);
+            check(&dx1, &one.1, &wide);
         }
     }
 }

@@ -2,18 +2,24 @@
 //! processor. Matrices are row-major: `n` tokens of a batch of documents, one after another, without padding.
 
 mod attention;
+mod cross_entropy;
+mod dora;
 mod dropout;
 mod embedding;
 mod linear;
+mod lora;
 mod pointwise;
 mod rms_norm;
 mod rope;
 mod swiglu;
 
 pub use attention::{AttentionShape, Documents, attention, attention_cached};
+pub use cross_entropy::{IGNORE, cross_entropy, token_losses};
+pub use dora::{Norms, dora_linear, dora_norms};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use linear::{Matrix, linear};
+pub use lora::{LowRank, lora_linear};
 pub use pointwise::{Pointwise, pointwise};
 pub use rms_norm::rms_norm;
 pub use rope::{RopeTable, rope};

@@ -27,36 +27,28 @@ impl Weight for DenseWeight {
         (self.0.shape()[0], self.0.shape()[1])
     }
 
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+    fn apply_each(&self, xs: &[&Tensor]) -> Result<Vec<Tensor>> {
         let (out, inner) = self.shape();
-        let x = x.view2("weight", "x")?;
-        if x.ncols() != inner {
-            return Err(Error::shape("weight", "x", &[x.nrows(), x.ncols()], format!("(n, in) = (n, {inner})")));
-        }
-        let mut y = vec![0.0; x.nrows() * out];
-        let view = ArrayViewMut2::from_shape((x.nrows(), out), &mut y).expect("sized above");
-        match self.0.elements() {
-            Elements::F32(w) => cpu::matmul(x, matrix(w, (out, inner)).t(), view, 1.0, 0.0),
-            Elements::BF16(w) => cpu::matmul_half_nt(x, matrix(w, (out, inner)), view),
-            Elements::F16(w) => cpu::matmul_half_nt(x, matrix(w, (out, inner)), view),
-        }
-        Ok(Tensor::of(y, &[x.nrows(), out]))
+        products(xs, ("x", "in"), inner, out, |xs, ys| match self.0.elements() {
+            Elements::F32(w) => {
+                let w = matrix(w, (out, inner));
+                xs.iter().zip(ys).for_each(|(x, y)| cpu::matmul(*x, w.t(), y, 1.0, 0.0));
+            }
+            Elements::BF16(w) => cpu::matmul_half_nt(xs, matrix(w, (out, inner)), ys),
+            Elements::F16(w) => cpu::matmul_half_nt(xs, matrix(w, (out, inner)), ys),
+        })
     }
 
-    fn apply_transposed(&self, dy: &Tensor) -> Result<Tensor> {
+    fn apply_transposed_each(&self, dys: &[&Tensor]) -> Result<Vec<Tensor>> {
         let (out, inner) = self.shape();
-        let dy = dy.view2("weight", "dy")?;
-        if dy.ncols() != out {
-            return Err(Error::shape("weight", "dy", &[dy.nrows(), dy.ncols()], format!("(n, out) = (n, {out})")));
-        }
-        let mut dx = vec![0.0; dy.nrows() * inner];
-        let view = ArrayViewMut2::from_shape((dy.nrows(), inner), &mut dx).expect("sized above");
-        match self.0.elements() {
-            Elements::F32(w) => cpu::matmul(dy, matrix(w, (out, inner)), view, 1.0, 0.0),
-            Elements::BF16(w) => cpu::matmul_half_nn(dy, matrix(w, (out, inner)), view),
-            Elements::F16(w) => cpu::matmul_half_nn(dy, matrix(w, (out, inner)), view),
-        }
-        Ok(Tensor::of(dx, &[dy.nrows(), inner]))
+        products(dys, ("dy", "out"), out, inner, |dys, dxs| match self.0.elements() {
+            Elements::F32(w) => {
+                let w = matrix(w, (out, inner));
+                dys.iter().zip(dxs).for_each(|(dy, dx)| cpu::matmul(*dy, w, dx, 1.0, 0.0));
+            }
+            Elements::BF16(w) => cpu::matmul_half_nn(dys, matrix(w, (out, inner)), dxs),
+            Elements::F16(w) => cpu::matmul_half_nn(dys, matrix(w, (out, inner)), dxs),
+        })
     }
 
     fn row_norms_squared(&self) -> Result<Tensor> {
@@ -74,13 +66,33 @@ impl Weight for DenseWeight {
     }
 }
 
+/// Checks that every operand is (n, from), and has `f` write the products, (n, to) each.
+pub(super) fn products(
+    operands: &[&Tensor],
+    (operand, dimension): (&'static str, &str),
+    from: usize,
+    to: usize,
+    f: impl FnOnce(&[ArrayView2<f32>], Vec<ArrayViewMut2<f32>>),
+) -> Result<Vec<Tensor>> {
+    let views = operands.iter().map(|t| t.view2("weight", operand)).collect::<Result<Vec<_>>>()?;
+    if let Some(view) = views.iter().find(|v| v.ncols() != from) {
+        let expected = format!("(n, {dimension}) = (n, {from})");
+        return Err(Error::shape("weight", operand, &[view.nrows(), view.ncols()], expected));
+    }
+    let mut outputs: Vec<Vec<f32>> = views.iter().map(|v| vec![0.0; v.nrows() * to]).collect();
+    let sized = |(y, x): (_, &ArrayView2<f32>)| ArrayViewMut2::from_shape((x.nrows(), to), y).expect("sized above");
+    f(&views, outputs.iter_mut().map(Vec::as_mut_slice).zip(&views).map(sized).collect());
+    Ok(outputs.into_iter().zip(&views).map(|(y, x)| Tensor::of(y, &[x.nrows(), to])).collect())
+}
+
 fn matrix<T>(elements: &[T], shape: (usize, usize)) -> ArrayView2<'_, T> {
     ArrayView2::from_shape(shape, elements).expect("a weight has as many elements as its shape")
 }
 
 /// Squared row norms, summed in f64: this happens once, when a weight loads.
 fn norms<T: Copy + Sync>(w: &[T], inner: usize, widen: impl Fn(T) -> f32 + Sync) -> Vec<f32> {
-    let rows = if inner == 0 { 0 } else { w.len() / inner };
+    let rows = w.len().checked_div(inner).unwrap_or(0);
     let square = |row: &[T]| row.iter().map(|&x| f64::from(widen(x)).powi(2)).sum::<f64>() as f32;
-    cpu::map_blocks(rows, inner, |range| range.map(|r| square(&w[r * inner..(r + 1) * inner])).collect::<Vec<_>>()).concat()
+    cpu::map_blocks(rows, inner, |range| range.map(|r| square(&w[r * inner..(r + 1) * inner])).collect::<Vec<_>>())
+        .concat()
 }

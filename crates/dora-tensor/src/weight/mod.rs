@@ -12,15 +12,25 @@ pub trait Weight: Send + Sync + fmt::Debug {
     /// (out, in).
     fn shape(&self) -> (usize, usize);
 
-    /// (n, in) → (n, out): x·Wᵀ.
-    fn apply(&self, x: &Tensor) -> Result<Tensor>;
+    /// Each x (n, in) → (n, out): x·Wᵀ, all in one pass over W, so that it is read and widened once.
+    fn apply_each(&self, xs: &[&Tensor]) -> Result<Vec<Tensor>>;
 
-    /// (n, out) → (n, in): dy·W.
-    fn apply_transposed(&self, dy: &Tensor) -> Result<Tensor>;
+    /// Each dy (n, out) → (n, in): dy·W, all in one pass over W.
+    fn apply_transposed_each(&self, dys: &[&Tensor]) -> Result<Vec<Tensor>>;
 
     /// (out): Σ over in of W², tiled, never dense.
     fn row_norms_squared(&self) -> Result<Tensor>;
 
     /// W itself in `f32`, for merging and tests only.
     fn dense(&self) -> Result<Tensor>;
+
+    /// (n, in) → (n, out): x·Wᵀ.
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.apply_each(&[x])?.remove(0))
+    }
+
+    /// (n, out) → (n, in): dy·W.
+    fn apply_transposed(&self, dy: &Tensor) -> Result<Tensor> {
+        Ok(self.apply_transposed_each(&[dy])?.remove(0))
+    }
 }

@@ -88,8 +88,7 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
     let (q, k, v) = (heads3(&saved.q, head_dim)?, heads3(&saved.k, head_dim)?, heads3(&saved.v, head_dim)?);
     let (o, d_o) = (heads3(&saved.o, head_dim)?, heads3(grad, head_dim)?);
     let mut lse = saved.lse.clone();
-    let (mut dq, mut dk, mut dv) =
-        (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     let dq_tasks = tasks(&mut dq, n, heads, head_dim, kv_heads, documents);
     let dk_tasks = tasks(&mut dk, n, kv_heads, head_dim, kv_heads, documents);
     let dv_tasks = tasks(&mut dv, n, kv_heads, head_dim, kv_heads, documents);

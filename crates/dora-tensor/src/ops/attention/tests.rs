@@ -78,8 +78,11 @@ fn long_gradients_agree_with_differences() {
     let y = attention(&t[0], &t[1], &t[2], &documents, shape, 0.7).unwrap();
     y.backward_from(cotangent.clone()).unwrap();
     let c: Vec<f64> = cotangent.to_vec().into_iter().map(f64::from).collect();
-    let mut at: Vec<Vec<f64>> = inputs.iter().map(|i| i.tensor().to_vec().into_iter().map(f64::from).collect()).collect();
-    let loss = |at: &[Vec<f64>]| reference(at, &documents, shape, 0.7f32.into()).iter().zip(&c).map(|(y, c)| y * c).sum::<f64>();
+    let mut at: Vec<Vec<f64>> =
+        inputs.iter().map(|i| i.tensor().to_vec().into_iter().map(f64::from).collect()).collect();
+    let loss = |at: &[Vec<f64>]| {
+        reference(at, &documents, shape, 0.7f32.into()).iter().zip(&c).map(|(y, c)| y * c).sum::<f64>()
+    };
     for (i, leaf) in leaves.iter().enumerate() {
         let gradient: Tensor = leaf.take_gradient().unwrap();
         for j in (0..at[i].len()).step_by(97) {

@@ -25,6 +25,19 @@ pub(crate) fn product(a: ndarray::ArrayView2<f32>, b: ndarray::ArrayView2<f32>, 
     Ok(Tensor::of(out, &[shape.0, shape.1]))
 }
 
+/// c += scale · a·b.
+pub(crate) fn accumulate(
+    a: ndarray::ArrayView2<f32>,
+    b: ndarray::ArrayView2<f32>,
+    c: &mut Tensor,
+    scale: f32,
+) -> Result<()> {
+    let shape = (a.nrows(), b.ncols());
+    c.expect_shape("linear", "c", &[shape.0, shape.1])?;
+    matmul(a, b, view(c.make_mut(), shape), scale, 1.0);
+    Ok(())
+}
+
 /// A slice as a matrix.
 pub(crate) fn view(out: &mut [f32], shape: (usize, usize)) -> ArrayViewMut2<'_, f32> {
     ArrayViewMut2::from_shape(shape, out).expect("sized by the caller")

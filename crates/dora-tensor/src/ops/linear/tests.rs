@@ -9,7 +9,10 @@ use std::sync::Arc;
 pub(crate) fn reference(x: &[f64], w: &[f64], b: &[f64], inner: usize) -> Vec<f64> {
     x.chunks(inner)
         .flat_map(|x| {
-            w.chunks(inner).zip(b).map(move |(w, b)| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + b).collect::<Vec<_>>()
+            w.chunks(inner)
+                .zip(b)
+                .map(move |(w, b)| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + b)
+                .collect::<Vec<_>>()
         })
         .collect()
 }
@@ -19,7 +22,8 @@ const SIZES: [(usize, usize, usize); 5] = [(1, 1, 1), (3, 7, 5), (13, 5, 11), (0
 #[test]
 fn trained_agrees_with_f64() {
     for (n, inner, out) in SIZES {
-        let inputs = [Input::normal(1, 0, &[n, inner]), Input::normal(1, 1, &[out, inner]), Input::normal(1, 2, &[out])];
+        let inputs =
+            [Input::normal(1, 0, &[n, inner]), Input::normal(1, 1, &[out, inner]), Input::normal(1, 2, &[out])];
         gradcheck(
             &inputs,
             1e-5,

@@ -4,7 +4,7 @@ use crate::cpu::{column_sums, dot, for_row_blocks, map_blocks, simd};
 
 pub(super) fn forward(x: &[f32], weight: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
     let width = weight.len();
-    let rows = if width == 0 { 0 } else { x.len() / width };
+    let rows = x.len().checked_div(width).unwrap_or(0);
     let rstd = map_blocks(rows, width, |range| {
         let one = |row: usize| {
             let x = &x[row * width..(row + 1) * width];

@@ -24,6 +24,7 @@ fn agrees_with_f64() {
 
 #[test]
 fn a_weight_of_another_width_is_refused() {
-    let error = rms_norm(&Input::normal(1, 0, &[2, 3]).tensor(), &Input::normal(1, 0, &[4]).tensor(), 1e-5).unwrap_err();
+    let error =
+        rms_norm(&Input::normal(1, 0, &[2, 3]).tensor(), &Input::normal(1, 0, &[4]).tensor(), 1e-5).unwrap_err();
     assert_eq!(error.to_string(), "rms_norm: weight has shape [4], expected [3]");
 }

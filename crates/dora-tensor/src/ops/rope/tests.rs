@@ -21,7 +21,8 @@ fn agrees_with_f64() {
                     for head in row.chunks_mut(2 * half) {
                         for i in 0..half {
                             let (s, c) = (f64::from(p) * inv_freq[i]).sin_cos();
-                            (head[i], head[i + half]) = (head[i] * c - head[i + half] * s, head[i + half] * c + head[i] * s);
+                            (head[i], head[i + half]) =
+                                (head[i] * c - head[i + half] * s, head[i + half] * c + head[i] * s);
                         }
                     }
                 }

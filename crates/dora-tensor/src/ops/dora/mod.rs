@@ -1,0 +1,173 @@
+//! DoRA (Liu et al., 2024): y (n, out) = g ⊙ z + b, z = x·Wᵀ + s·h·Bᵀ, h (n, r) = x·Aᵀ, g = m/‖W + sBA‖ per output row,
+//! over a frozen W (out, in); W + sBA is never formed (`norms.rs`). The norm counts as a constant (paper, §4.3). With
+//! dropout x̃ of the update's input (as PEFT): y = x·Wᵀ + (g − 1) ⊙ x̃·Wᵀ + g ⊙ s·x̃·Aᵀ·Bᵀ + b.
+//!
+//! Backward: dz = g ⊙ dy goes through the low-rank update as in LoRA; dx = dz·W + dh·A. Without dropout
+//! dm = Σ_rows dy ⊙ (y − b)/m needs only the output, which is kept instead of z; where an m is next to 0, z is computed
+//! again. With dropout z̃ = x̃·Wᵀ + s·x̃·Aᵀ·Bᵀ is kept: dm = Σ_rows dy ⊙ z̃/n, dx = dy·W + dropout(((g − 1) ⊙ dy)·W + dh·A).
+//!
+//! A row of norm 0 has g = 1, and its m no gradient.
+
+pub(crate) mod cpu;
+mod norms;
+#[cfg(test)]
+mod tests;
+
+pub use norms::dora_norms;
+
+use super::LowRank;
+use super::linear::{add_bias, cpu::row_sum};
+use crate::{Device, Op, Result, Tensor, Weight, record};
+use std::sync::Arc;
+
+/// Where the row norms of W + sBA come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Norms<'a> {
+    /// Computed before, and good as long as A and B stay.
+    Known(&'a Tensor),
+    /// To be computed in the same pass over W; holds ‖W‖² (out).
+    From(&'a Tensor),
+}
+
+/// y as above for magnitudes m (out), and the norms used (out).
+pub fn dora_linear(
+    x: &Tensor,
+    weight: &Arc<dyn Weight>,
+    bias: Option<&Tensor>,
+    update: &LowRank,
+    magnitude: &Tensor,
+    norms: Norms,
+) -> Result<(Tensor, Tensor)> {
+    let (out, _) = weight.shape();
+    update.check(weight.shape())?;
+    magnitude.expect_shape("dora", "magnitude", &[out])?;
+    let dropped = update.dropout.is_some().then(|| update.drop(x)).transpose()?;
+    let a = update.a.detach();
+    let mut inputs = vec![x];
+    inputs.extend(&dropped);
+    if let Norms::From(_) = norms {
+        inputs.push(&a);
+    }
+    let mut products = weight.apply_each(&inputs)?;
+    let n = match norms {
+        Norms::Known(n) => n.clone(),
+        Norms::From(base) => {
+            let cross = products.pop().expect("a product for each input");
+            norms::from_cross(weight, update, base, &cross)?
+        }
+    };
+    n.expect_shape("dora", "norms", &[out])?;
+    let h = update.project(dropped.as_ref().unwrap_or(x))?;
+    let mut z = products.pop().expect("a product for each input");
+    update.expand(&h, &mut z)?;
+    let gain = match x.device() {
+        Device::Cpu => cpu::gain(magnitude.as_f32("dora")?, n.as_f32("dora")?),
+    };
+    let mut saved_z = None;
+    let mut y = match (x.device(), products.pop()) {
+        (Device::Cpu, None) => {
+            cpu::scale_rows(z.make_mut(), &gain);
+            z
+        }
+        (Device::Cpu, Some(mut y)) => {
+            // z is x̃·Wᵀ + s·h·Bᵀ here, and y = x·Wᵀ: what dropout takes from the base is s·h·Bᵀ − z.
+            let mut low = Tensor::zeros(z.shape());
+            update.expand(&h, &mut low)?;
+            cpu::compose(y.make_mut(), z.as_f32("dora")?, low.as_f32("dora")?, &gain);
+            saved_z = Some(z);
+            y
+        }
+    };
+    add_bias(&mut y, bias)?;
+    let none = Tensor::zeros(&[0]);
+    let value = y.clone();
+    let saved = || Dora {
+        x: x.detach(),
+        h,
+        output: saved_z.map_or(Kept::Output(value), Kept::Dropped),
+        weight: weight.clone(),
+        bias: bias.map(Tensor::detach),
+        update: update.detach(),
+        magnitude: magnitude.detach(),
+        norms: n.clone(),
+        gain,
+    };
+    Ok((record(y, &[x, &update.a, &update.b, magnitude, bias.unwrap_or(&none)], saved), n.clone()))
+}
+
+/// What the gradient of m is computed from.
+enum Kept {
+    /// y.
+    Output(Tensor),
+    /// z̃, with dropout.
+    Dropped(Tensor),
+}
+
+struct Dora {
+    x: Tensor,
+    h: Tensor,
+    output: Kept,
+    weight: Arc<dyn Weight>,
+    bias: Option<Tensor>,
+    update: LowRank,
+    magnitude: Tensor,
+    norms: Tensor,
+    gain: Vec<f32>,
+}
+
+impl Dora {
+    /// dm for dy.
+    fn magnitude_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+        let (m, n) = (self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
+        let z = match &self.output {
+            Kept::Dropped(z) => z.clone(),
+            Kept::Output(_) if cpu::vanishes(m, n) => {
+                let mut z = self.weight.apply(&self.x)?;
+                self.update.expand(&self.h, &mut z)?;
+                z
+            }
+            Kept::Output(y) => {
+                let bias = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
+                return cpu::magnitude_gradient(dy, y, bias, m, n);
+            }
+        };
+        cpu::magnitude_gradient(dy, &z, None, n, n)
+    }
+}
+
+impl Op for Dora {
+    fn name(&self) -> &'static str {
+        "dora"
+    }
+
+    fn backward(self: Box<Self>, mut grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let dm = needs[3].then(|| self.magnitude_gradient(&grad)).transpose()?;
+        let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
+        let mut straight = None;
+        let mut through = None;
+        if let (true, Kept::Dropped(_), Some(mask)) = (needs[0], &self.output, self.update.dropout) {
+            let mut rest = grad.clone();
+            let less: Vec<f32> = self.gain.iter().map(|g| g - 1.0).collect();
+            match grad.device() {
+                Device::Cpu => cpu::scale_rows(rest.make_mut(), &less),
+            }
+            let mut both = self.weight.apply_transposed_each(&[&grad, &rest])?;
+            through = both.pop().map(|part| mask.apply(part)).transpose()?;
+            straight = both.pop();
+        }
+        match grad.device() {
+            Device::Cpu => cpu::scale_rows(grad.make_mut(), &self.gain),
+        }
+        let mut dx = match straight {
+            Some(dx) => Some(dx),
+            None => needs[0].then(|| self.weight.apply_transposed(&grad)).transpose()?,
+        };
+        let (da, db) = self.update.backward(&self.x, &self.h, &grad, dx.as_mut())?;
+        if let (Some(dx), Some(part)) = (&mut dx, through) {
+            match part.device() {
+                Device::Cpu => crate::cpu::add_assign(dx.make_mut(), part.as_f32("dora")?),
+            }
+        }
+        Ok(vec![dx, Some(da), Some(db), dm, dbias])
+    }
+}
