@@ -148,6 +148,12 @@ impl AdapterConfig {
     }
 }
 
+impl From<Modules> for TargetModules {
+    fn from(modules: Modules) -> Self {
+        TargetModules::Only(modules)
+    }
+}
+
 impl Modules {
     /// Whether the module at a path is one of these.
     pub fn contains(&self, path: &str) -> bool {

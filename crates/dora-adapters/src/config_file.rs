@@ -11,6 +11,7 @@
 use crate::config::{AdapterConfig, Init, Modules, Purpose, TargetModules, setting};
 use crate::error::{Error, Result};
 use crate::pattern::{LayerPattern, Overrides, PathPattern};
+use dora_models::checkpoint::write_file;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -120,8 +121,7 @@ impl AdapterConfig {
 
     /// Writes the settings into folder `dir`.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(CONFIG_FILE);
-        std::fs::write(&path, self.to_json()).map_err(|source| Error::Write { path, source })
+        Ok(write_file(&dir.join(CONFIG_FILE), self.to_json().as_bytes())?)
     }
 }
 

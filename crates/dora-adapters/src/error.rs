@@ -18,15 +18,6 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A file that can't be written.
-    #[error("{}: cannot be written: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-
     /// A file that is not JSON.
     #[error("{}: is not a JSON object: {source}", path.display())]
     Json {
@@ -113,4 +104,41 @@ pub enum Error {
         /// What it should have matched.
         of: &'static str,
     },
+
+    /// A tensor of an adapter's file that is missing, unexpected, or not what the settings and the base model ask for.
+    #[error("{}: tensor {tensor}: found {found}, expected {expected}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What was found.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+
+    /// A layer whose weight is itself trained.
+    #[error("`{path}` is trained itself, expected a frozen layer to adapt")]
+    NotFrozen {
+        /// The layer.
+        path: String,
+    },
+
+    /// A merged weight that its type cannot hold.
+    #[error("merged weight `{path}` has elements that are not finite in {dtype}, the base model's type")]
+    NotFinite {
+        /// The layer.
+        path: String,
+        /// The type.
+        dtype: dora_tensor::DType,
+    },
+
+    /// A model's file.
+    #[error(transparent)]
+    Model(#[from] dora_models::Error),
+
+    /// An operation refused its operands.
+    #[error(transparent)]
+    Compute(#[from] dora_tensor::Error),
 }

@@ -1,8 +1,26 @@
-//! dora-adapters: to be described.
+//! LoRA and DoRA over the frozen linear layers of any model, in PEFT's file format and by PEFT's rules.
+//!
+//! * [`config`]: the settings, and [`config_file`] their `adapter_config.json`; [`pattern`]: its regular expressions.
+//! * [`targets`]: which layers a model's adapter is on; [`count`]: how many parameters that trains.
+//! * [`factors`]: the adapter's tensors and their file.
+//! * [`Adapter`]: the adapter on a model, ready to train.
+//! * [`merge()`]: the adapter in the base model's weights.
+//!
+//! No architecture is named here, and nothing trains. A method is one file ([`lora`](Adapter), `dora`) beside the tensor
+//! operation that it calls.
 
 pub mod config;
 pub mod config_file;
 pub mod count;
+mod dora;
 pub mod error;
+pub mod factors;
+mod inject;
+mod lora;
+mod merge;
 pub mod pattern;
 pub mod targets;
+
+pub use error::{Error, Result};
+pub use inject::Adapter;
+pub use merge::merge;

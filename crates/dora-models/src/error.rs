@@ -71,6 +71,9 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
+    /// An operation refused its operands.
+    #[error(transparent)]
+    Compute(#[from] dora_tensor::Error),
 }
 
 impl Error {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 
 /// Parses a file's bytes, which must be one JSON object without duplicate keys at any depth.
-pub(crate) fn object(bytes: &[u8], path: &Path) -> Result<Map<String, Value>> {
+pub fn object(bytes: &[u8], path: &Path) -> Result<Map<String, Value>> {
     match serde_json::from_slice(bytes).map_err(Error::json(path))? {
         Strict(Value::Object(map)) => Ok(map),
         Strict(_) => Err(Error::Json { path: path.into(), line: 1, column: 1, found: "expected a JSON object".into() }),

@@ -1,1 +1,8 @@
-//! dora-train: to be described.
+//! Training: data, packing, optimizers, schedules, the step loop. Sees trainable parameters and a loss; knows neither
+//! adapters nor architectures.
+
+pub mod data;
+pub mod error;
+pub mod schedule;
+
+pub use error::{Error, Result};

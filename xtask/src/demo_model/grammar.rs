@@ -145,27 +145,6 @@ impl Request {
         }
     }
 
-    /// What the answer repeats, whoever gives it.
-    pub fn slots(&self) -> Vec<String> {
-        match self {
-            Self::Add { task, when } => [Some(task.clone()), when.clone()].into_iter().flatten().collect(),
-            Self::Complete { task } | Self::Remove { task } | Self::Undo { task } => vec![task.clone()],
-            Self::Move { task, from, to } => vec![task.clone(), from.to_string(), to.to_string()],
-            Self::Postpone { task, to, .. } | Self::Correct { task, to } => vec![task.clone(), to.to_string()],
-            Self::List { tasks } => tasks.clone(),
-            Self::Count { tasks } => vec![number(tasks.len()).to_owned()],
-            Self::Order { tasks } => tasks.iter().flat_map(|(task, day)| [task.clone(), DAYS[*day].into()]).collect(),
-            Self::Urgent { task, others } => [task].into_iter().chain(others).cloned().collect(),
-            Self::Summary { done, open } => vec![number(done.len()).to_owned(), open.clone()],
-            Self::Lookup { plan, asked } => vec![plan[*asked].0.clone(), plan[*asked].1.to_owned()],
-            Self::Assign { task, person } => vec![task.clone(), person.clone()],
-            Self::Priority { task, level } => vec![task.clone(), level.to_string()],
-            Self::Duration { tasks } => vec![(tasks[0].1 + tasks[1].1).to_string()],
-            Self::Greet { name } => name.iter().cloned().collect(),
-            Self::Thanks | Self::Tip(_) => vec![],
-        }
-    }
-
     /// The user's words.
     fn words(&self, random: &mut Random) -> String {
         let mut wordings = match self {

@@ -15,7 +15,7 @@ mod swiglu;
 
 pub use attention::{AttentionShape, Documents, attention, attention_cached};
 pub use cross_entropy::{IGNORE, cross_entropy, token_losses};
-pub use dora::{Norms, dora_linear, dora_norms};
+pub use dora::{Norms, dora_linear, dora_norms, merged};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use linear::{Matrix, linear};

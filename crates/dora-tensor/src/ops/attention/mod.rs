@@ -24,6 +24,13 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
+impl AttentionShape {
+    /// The usual scale of the scores, 1/√D.
+    pub fn scale(&self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+}
+
 /// Documents that lie one after another in a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Documents {

@@ -2,6 +2,7 @@
 
 use crate::cpu::{column_sums, for_row_blocks, simd};
 use crate::{Result, Tensor};
+use rayon::prelude::*;
 
 /// m/n, and 1 where n is 0.
 pub(super) fn gain(m: &[f32], n: &[f32]) -> Vec<f32> {
@@ -58,4 +59,17 @@ pub(super) fn magnitude_gradient(
     });
     sums.iter_mut().zip(by).zip(n).for_each(|((s, by), &n)| *s = if n == 0.0 { 0.0 } else { *s / by });
     Ok(Tensor::of(sums, &[width]))
+}
+
+/// Norm of every row of w (rows, inner), summed in f64.
+pub(super) fn row_norms(w: &[f32], inner: usize) -> Vec<f32> {
+    let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32;
+    w.par_chunks_exact(inner.max(1)).map(norm).collect()
+}
+
+/// Row i of w times gain[i].
+pub(super) fn scale_each_row(w: &mut [f32], gain: &[f32]) {
+    let inner = w.len().checked_div(gain.len()).unwrap_or(0);
+    let rows = w.par_chunks_exact_mut(inner.max(1)).zip(gain);
+    rows.for_each(|(row, g)| simd(|| row.iter_mut().for_each(|x| *x *= g)));
 }

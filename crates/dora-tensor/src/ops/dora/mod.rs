@@ -9,10 +9,12 @@
 //! A row of norm 0 has g = 1, and its m no gradient.
 
 pub(crate) mod cpu;
+mod merge;
 mod norms;
 #[cfg(test)]
 mod tests;
 
+pub use merge::merged;
 pub use norms::dora_norms;
 
 use super::LowRank;

@@ -1,9 +1,9 @@
 //! Against f64 with the norm held constant; norms that cancel, vanish or are zero; magnitudes of 0.
 
-use super::{Norms, dora_linear, dora_norms};
+use super::{Norms, dora_linear, dora_norms, merged};
 use crate::gradcheck::{Input, compare, gradcheck};
 use crate::ops::lora::tests::{SIZES, dot_rows, mask, weight};
-use crate::ops::{Dropout, LowRank};
+use crate::ops::{Dropout, LowRank, lora_linear};
 use crate::rng::Stream;
 use crate::{DenseWeight, Parameter, Role, Tensor, Weight};
 use std::sync::Arc;
@@ -124,4 +124,21 @@ fn zero_rows_pass_through_and_leave_their_magnitude_alone() {
     // g = 1 there, so B's first row learns as in LoRA.
     let db = b.take_gradient().unwrap().to_vec();
     assert!(db[0] != 0.0 && db.iter().all(|v| v.is_finite()));
+}
+
+/// What the layer computes is what its merged weight computes, for LoRA and for DoRA, zero rows and all.
+#[test]
+fn merged_weights_compute_the_same() {
+    let x = Input::normal(8, 4, &[3, 131]).tensor();
+    let m = Tensor::of(vec![0.25, 0.5, -1e-4, 2.0], &[4]);
+    let (weight, update, _) = degenerate();
+    // The last row cancels wholly: its direction is rounding, so its magnitude says nothing; leave it out.
+    let first = |y: Tensor| y.to_vec().chunks(4).flat_map(|row| row[..3].to_vec()).collect::<Vec<f32>>();
+    let base = weight.row_norms_squared().unwrap();
+    let (y, _) = dora_linear(&x, &weight, None, &update, &m, Norms::From(&base)).unwrap();
+    let plain = |w: Tensor| DenseWeight::new(w).unwrap().apply(&x).unwrap();
+    let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<_>>();
+    compare("dora", &first(plain(merged(&*weight, &update, Some(&m)).unwrap())), &wide(first(y)), 1e-5);
+    let y = lora_linear(&x, &weight, None, &update).unwrap();
+    compare("lora", &first(plain(merged(&*weight, &update, None).unwrap())), &wide(first(y)), 1e-5);
 }

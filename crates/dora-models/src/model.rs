@@ -1,0 +1,108 @@
+//! What a decoder language model can do, whatever its architecture, and the registry of architectures by `model_type`.
+
+use std::path::Path;
+
+use dora_tensor::ops::Matrix;
+use dora_tensor::{DType, Parameter, Tensor};
+use serde_json::json;
+
+use crate::config::{self, LlamaConfig};
+use crate::error::{Error, Result};
+use crate::generate::Cache;
+use crate::linear::{Linear, Pass};
+use crate::llama::Llama;
+use crate::shape::ModelShape;
+
+/// A decoder language model.
+pub trait Model: Send + Sync {
+    /// Linear layers and the parameter count.
+    fn shape(&self) -> &ModelShape;
+
+    /// Longest context, in tokens.
+    fn context(&self) -> usize;
+
+    /// Rows of the embedding.
+    fn vocab_size(&self) -> usize;
+
+    /// Tokens that end generation, as the model's files have it.
+    fn eos_token_ids(&self) -> &[u32];
+
+    /// Every linear layer that an adapter may take, in the order of [`ModelShape::linears`].
+    fn linears_mut(&mut self) -> Vec<&mut Linear>;
+
+    /// Every trained parameter of the model itself (none when it is frozen), under its name in a checkpoint.
+    fn parameters(&self) -> Vec<Parameter>;
+
+    /// The last hidden states (n, C), behind the final norm, of a batch of documents.
+    fn hidden(&self, input_ids: &[u32], pass: &Pass) -> dora_tensor::Result<Tensor>;
+
+    /// The output embedding (V, C): logits are hidden·Wᵀ.
+    fn head(&self) -> Matrix;
+
+    /// An empty cache for one document of at most `capacity` tokens.
+    fn cache(&self, capacity: usize) -> Cache;
+
+    /// Hidden states of the next tokens of the document in the cache, which grows by them; off the tape.
+    fn extend(&self, input_ids: &[u32], cache: &mut Cache) -> dora_tensor::Result<Tensor>;
+}
+
+/// How a model loads.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoadOptions {
+    /// Precision of frozen weights; `None` leaves each as it is stored, straight from the mapped file.
+    pub dtype: Option<DType>,
+    /// Load every weight as a trained `f32` parameter.
+    pub trained: bool,
+}
+
+/// An architecture: what `config.json` says, and how to load it.
+pub struct Architecture {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// Linear layers that adapters go on when nothing is said, as in PEFT.
+    pub default_targets: &'static [&'static str],
+    read: fn(&Path) -> Result<Description>,
+    load: fn(&Path, LoadOptions) -> Result<Box<dyn Model>>,
+}
+
+/// What the configuration of a model says.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// Linear layers and the parameter count.
+    pub shape: ModelShape,
+    /// Fields of `config.json` that nobody here knows; transformers ignores them too.
+    pub unknown_fields: Vec<String>,
+}
+
+const ARCHITECTURES: &[Architecture] = &[Architecture {
+    model_type: "llama",
+    default_targets: &["q_proj", "v_proj"],
+    read: |dir| LlamaConfig::read(dir).map(|c| Description { shape: c.shape(), unknown_fields: c.unknown_fields }),
+    load: |dir, options| Ok(Box::new(Llama::load(dir, options)?)),
+}];
+
+impl Architecture {
+    /// The architecture of the model in a folder.
+    pub fn of(dir: &Path) -> Result<&'static Architecture> {
+        let found = config::model_type(dir)?;
+        ARCHITECTURES.iter().find(|a| a.model_type == found).ok_or_else(|| {
+            let known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.model_type).collect();
+            Error::Config {
+                path: dir.join("config.json"),
+                field: "model_type".into(),
+                found: json!(found).to_string(),
+                expected: known.join(" or "),
+            }
+        })
+    }
+
+    /// What `config.json` of the folder says; its weights are not touched.
+    pub fn read(&self, dir: &Path) -> Result<Description> {
+        (self.read)(dir)
+    }
+
+    /// Loads the model.
+    pub fn load(&self, dir: &Path, options: LoadOptions) -> Result<Box<dyn Model>> {
+        (self.load)(dir, options)
+    }
+}
