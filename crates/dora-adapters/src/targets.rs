@@ -208,7 +208,10 @@ fn nearest(entry: &str, shape: &ModelShape) -> Vec<String> {
 fn names(shape: &ModelShape, components: usize) -> Vec<String> {
     let mut seen = HashSet::new();
     let adaptable = shape.linears.iter().filter(|linear| !linear.output_embedding);
-    let ending = |linear: &LinearShape| endings(&linear.path).into_iter().take(components).last().map(str::to_string);
+    let ending = |linear: &LinearShape| {
+        let endings = endings(&linear.path);
+        endings.get(components.min(endings.len()) - 1).map(|ending| ending.to_string())
+    };
     adaptable.filter_map(ending).filter(|name| seen.insert(name.clone())).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Operations, one folder each: `mod.rs` holds the mathematics, the checks and both passes; `cpu.rs` the body for the
 //! processor. Matrices are row-major: `n` tokens of a batch of documents, one after another, without padding.
 
+mod adamw;
 mod attention;
 mod cross_entropy;
 mod dora;
@@ -13,6 +14,7 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 
+pub use adamw::{AdamW, Moments, sum_of_squares};
 pub use attention::{AttentionShape, Documents, attention, attention_cached};
 pub use cross_entropy::{IGNORE, cross_entropy, token_losses};
 pub use dora::{Norms, dora_linear, dora_norms, merged};
