@@ -75,7 +75,7 @@ impl Adapter {
         self.layers.iter().map(|layer| &layer.target)
     }
 
-    /// Everything that trains, under its name in the adapter's file.
+    /// Everything that trains, under its name in the adapter's file less PEFT's `base_model.model.`.
     pub fn parameters(&self) -> Vec<Parameter> {
         let of = |layer: &Trained| [Some(layer.a.clone()), Some(layer.b.clone()), layer.magnitude.clone()];
         self.layers.iter().flat_map(of).flatten().collect()

@@ -12,8 +12,8 @@ use std::path::Path;
 /// Shards of 5 GB, as Hugging Face cut them for years.
 const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
-/// Writes the base model in `base` with an adapter merged in to `output`; `each` sees every tensor's name before it is done.
-pub fn merge(base: &Path, layers: &[(Target, Factors)], output: &Path, mut each: impl FnMut(&str)) -> Result<()> {
+/// Writes the base model in `base` with an adapter merged in to `output`.
+pub fn merge(base: &Path, layers: &[(Target, Factors)], output: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(base)?;
     let by_name: HashMap<String, &(Target, Factors)> =
         layers.iter().map(|layer| (format!("{}.weight", layer.0.linear.path), layer)).collect();
@@ -24,7 +24,6 @@ pub fn merge(base: &Path, layers: &[(Target, Factors)], output: &Path, mut each:
     });
     let mut writer = CheckpointWriter::create(output, plan.collect::<Result<_>>()?, MAX_SHARD_BYTES)?;
     for name in &names {
-        each(name);
         let tensor = match by_name.get(name) {
             Some(layer) => merged(&checkpoint, name, layer)?,
             None => checkpoint.tensor(name)?,

@@ -1,2 +1,90 @@
-//! Entry point.
-fn main() {}
+//! The `dora` command: parses arguments, calls the libraries, and says what came of it. Logs and progress go to stderr,
+//! results to stdout; with `--json` a result is one JSON object. Exit codes: 0 done, 1 the work failed, 2 bad usage or bad
+//! input, 130 or 143 interrupted after a save.
+
+mod adapter_args;
+mod base;
+mod commands;
+mod console;
+mod failure;
+mod interrupt;
+mod run_file;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use dora_tensor::Device;
+
+use crate::commands::{eval, generate, merge, params, quickstart, train};
+use crate::console::Console;
+use crate::failure::{Usage, exit_code};
+
+/// Fine-tunes decoder language models with LoRA and DoRA.
+#[derive(Parser)]
+#[command(name = "dora", version, args_override_self = true)]
+struct Cli {
+    /// Print one JSON object on stdout, and nothing else there
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, global = true, default_value = "cpu")]
+    device: String,
+    /// Threads to compute with [default: one a core]
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole job on an embedded model: fine-tune, compare, save, merge, check
+    Quickstart(quickstart::Args),
+    /// Fine-tune a model
+    Train(Box<train::Args>),
+    /// Loss and perplexity of a model, with or without an adapter
+    Eval(eval::Args),
+    /// Continue a prompt
+    Generate(generate::Args),
+    /// Write a model with an adapter merged in
+    Merge(merge::Args),
+    /// Count the parameters that an adapter would train; needs config.json only
+    Params(params::Args),
+}
+
+fn main() -> ExitCode {
+    let arguments = match run_file::expand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return fail(&error),
+    };
+    // clap ends the process itself: 2 for a usage error, 0 for --help and --version.
+    match run(Cli::parse_from(arguments)) {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    console::error(error);
+    ExitCode::from(exit_code(error))
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    Device::parse(&cli.device).map_err(|e| Usage(format!("--device {}: {e}", cli.device)))?;
+    if let Some(threads) = cli.threads {
+        if threads == 0 {
+            return Err(Usage("--threads is 0, expected at least 1".into()).into());
+        }
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("starting threads")?;
+    }
+    let console = Console::new(cli.json);
+    match cli.command {
+        Command::Quickstart(args) => quickstart::run(args, &console),
+        Command::Train(args) => train::run(*args, &console),
+        Command::Eval(args) => eval::run(args, &console),
+        Command::Generate(args) => generate::run(args, &console),
+        Command::Merge(args) => merge::run(args, &console),
+        Command::Params(args) => params::run(args, &console),
+    }
+}

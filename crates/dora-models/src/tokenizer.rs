@@ -52,6 +52,35 @@ impl Tokenizer {
         }
     }
 
+    /// Token ids of a text to be continued: the template's special tokens in front, none behind.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let (mut ids, _) = self.frame()?;
+        ids.extend(self.encode(text, false)?);
+        Ok(ids)
+    }
+
+    /// Special tokens that the tokenizer's template puts before and behind a text. An empty text shows them all; the first
+    /// token of the vocabulary that encodes to something else shows which of them stand before it.
+    pub fn frame(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        let special = self.encode("", true)?;
+        if special.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        for id in 0..self.vocab_size() as u32 {
+            // Ids in gaps of the vocabulary do not decode; some tokens' texts do not encode on their own.
+            let Ok(text) = self.decode(&[id], true) else { continue };
+            let Ok(plain) = self.encode(&text, false) else { continue };
+            if plain.is_empty() || plain.iter().any(|id| special.contains(id)) {
+                continue;
+            }
+            let framed = self.encode(&text, true)?;
+            let head = framed.iter().take_while(|id| special.contains(id)).count();
+            let tail = framed.len().saturating_sub(head + plain.len());
+            return Ok((framed[..head].to_vec(), framed[framed.len() - tail..].to_vec()));
+        }
+        Ok((special, Vec::new()))
+    }
+
     /// Text of the tokens; an id outside the vocabulary is an error, never skipped.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {

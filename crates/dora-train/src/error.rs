@@ -49,15 +49,39 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
+    /// A figure that training cannot go on with.
+    #[error("{what} is {value}, expected a finite number")]
+    NotFinite {
+        /// Which.
+        what: &'static str,
+        /// NaN or an infinity.
+        value: f64,
+    },
+    /// Training stopped before a step.
+    #[error("training stopped before step {step}, which changed nothing: {error} (a lower learning rate may help)")]
+    Stopped {
+        /// The step, from 1.
+        step: usize,
+        /// Why.
+        error: Box<Error>,
+    },
     /// The tokenizer failed.
     #[error(transparent)]
     Models(#[from] dora_models::Error),
+    /// An operation refused its operands.
+    #[error(transparent)]
+    Compute(#[from] dora_tensor::Error),
 }
 
 impl Error {
     /// Wraps an error of the operating system; for `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// Says before which step training stopped.
+    pub(crate) fn at(self, step: usize) -> Self {
+        Self::Stopped { step, error: Box::new(self) }
     }
 }
 

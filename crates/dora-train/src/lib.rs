@@ -3,6 +3,10 @@
 
 pub mod data;
 pub mod error;
+pub mod metrics;
+pub mod objective;
+pub mod optimizer;
+pub mod run;
 pub mod schedule;
 
 pub use error::{Error, Result};

@@ -1,3 +1,5 @@
+//! `config.json` as published models have it, in both spellings, and everything in it that is refused.
+
 use super::rope::RopeScaling;
 use super::*;
 

@@ -1,14 +1,14 @@
 //! Rows side by side without padding: ids and targets of the documents, one behind another (sum of T), and their lengths.
 //! Within each document `targets[t] = labels[t + 1]`; its last position predicts nothing.
 
-use super::{Dataset, NO_LOSS, Row, packing};
+use super::{Dataset, IGNORE, Row, packing};
 
 /// What one forward pass sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids of all documents.
     pub input_ids: Vec<u32>,
-    /// The token that each position predicts, or [`NO_LOSS`].
+    /// The token that each position predicts, or [`IGNORE`].
     pub targets: Vec<i32>,
     /// Tokens of each document.
     pub lengths: Vec<usize>,
@@ -22,7 +22,7 @@ impl Batch {
         for row in rows {
             batch.input_ids.extend(&row.input_ids);
             batch.targets.extend(row.labels.iter().skip(1));
-            batch.targets.resize(batch.input_ids.len(), NO_LOSS);
+            batch.targets.resize(batch.input_ids.len(), IGNORE);
             batch.lengths.push(row.input_ids.len());
             batch.labelled += row.labelled_tokens();
         }

@@ -12,7 +12,7 @@
 use serde_json::{Map, Value};
 
 use super::encoder::Encoder;
-use super::{NO_LOSS, Row};
+use super::{IGNORE, Row};
 
 /// What was found in a record and what was expected.
 type Problem = String;
@@ -39,7 +39,7 @@ pub(super) fn row(record: &Map<String, Value>, encoder: Option<&Encoder>, vocab_
     // A text is a completion of nothing, whose head carries loss like the rest.
     let unlabelled = if form == Form::Text { 0 } else { input_ids.len() };
     input_ids.extend(encoder.completion(completion).map_err(|e| e.to_string())?);
-    let mut labels = vec![NO_LOSS; unlabelled];
+    let mut labels = vec![IGNORE; unlabelled];
     for (at, &id) in input_ids.iter().enumerate() {
         within(id.into(), at, vocab_size)?;
         if at >= unlabelled {
@@ -112,10 +112,10 @@ fn tokens(record: &Map<String, Value>, vocab_size: usize) -> Result<Row, Problem
         within(id, at, vocab_size)?;
         input_ids.push(id as u32);
         labels.push(match label.as_i64() {
-            Some(label) if label == i64::from(NO_LOSS) || (0..vocab_size as i64).contains(&label) => label as i32,
+            Some(label) if label == i64::from(IGNORE) || (0..vocab_size as i64).contains(&label) => label as i32,
             _ => {
                 return Err(format!(
-                    "found {label} in `labels` at position {at}, expected {NO_LOSS} (no loss) or a token id below \
+                    "found {label} in `labels` at position {at}, expected {IGNORE} (no loss) or a token id below \
                      {vocab_size}"
                 ));
             }

@@ -22,22 +22,21 @@ pub use batch::Batch;
 use encoder::Encoder;
 pub use sampler::{Plan, PlanOptions};
 
-/// Label of a position on which no loss falls.
-pub const NO_LOSS: i32 = -100;
+pub use dora_tensor::ops::IGNORE;
 
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Token ids (T).
     pub input_ids: Vec<u32>,
-    /// Labels (T), not yet shifted: the id itself, or [`NO_LOSS`].
+    /// Labels (T), not yet shifted: the id itself, or [`IGNORE`].
     pub labels: Vec<i32>,
 }
 
 impl Row {
     /// Positions that carry loss: the first label is predicted by nothing.
     pub fn labelled_tokens(&self) -> usize {
-        self.labels.iter().skip(1).filter(|&&label| label != NO_LOSS).count()
+        self.labels.iter().skip(1).filter(|&&label| label != IGNORE).count()
     }
 }
 

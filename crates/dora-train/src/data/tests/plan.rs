@@ -14,7 +14,7 @@ fn dataset(rows: usize, seed: u64) -> Dataset {
     let rows: Vec<Row> = (0..rows as u32)
         .map(|i| {
             let length = 2 + rng.below(31) as u32;
-            let label = |t| if t < length / 2 { NO_LOSS } else { (i * 100 + t) as i32 };
+            let label = |t| if t < length / 2 { IGNORE } else { (i * 100 + t) as i32 };
             Row { input_ids: (0..length).map(|t| i * 100 + t).collect(), labels: (0..length).map(label).collect() }
         })
         .collect();
@@ -56,10 +56,10 @@ fn batches_keep_every_token_and_label() {
             for batch in &batches {
                 assert_eq!(batch.lengths.iter().sum::<usize>(), batch.input_ids.len());
                 assert_eq!(batch.targets.len(), batch.input_ids.len());
-                assert_eq!(batch.targets.iter().filter(|&&t| t != NO_LOSS).count(), batch.labelled);
+                assert_eq!(batch.targets.iter().filter(|&&t| t != IGNORE).count(), batch.labelled);
                 // An id's successor is its target: nothing crosses documents.
                 let mut pairs = batch.input_ids.iter().zip(&batch.targets);
-                assert!(pairs.all(|(&id, &target)| target == NO_LOSS || target == id as i32 + 1));
+                assert!(pairs.all(|(&id, &target)| target == IGNORE || target == id as i32 + 1));
             }
         }
     }

@@ -44,7 +44,7 @@ fn loss_falls_on_the_output_of_an_instruction() {
     ] {
         let row = only_row(record, &words(""), Some(EOS));
         let (prompt, output) = row.labels.split_at(row.labels.len() - 2);
-        assert!(prompt.iter().all(|&label| label == NO_LOSS));
+        assert!(prompt.iter().all(|&label| label == IGNORE));
         assert_eq!((output, row.input_ids[0]), (&[12, 1][..], BOS));
         assert_eq!((row.input_ids.contains(&10), row.input_ids.contains(&11)), (true, record.contains("w1")));
     }

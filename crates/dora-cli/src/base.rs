@@ -1,0 +1,102 @@
+//! A model's folder: architecture, tokenizer, weights, and the hash that names them.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use dora_models::error::Error;
+use dora_models::model::{Architecture, LoadOptions, Model};
+use dora_models::tokenizer::Tokenizer;
+use dora_tensor::DType;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::console::Console;
+
+/// Precision of frozen weights in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32 bits
+    F32,
+    /// bfloat16
+    Bf16,
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// A loaded model and where it came from.
+pub struct Base {
+    pub dir: PathBuf,
+    pub architecture: &'static Architecture,
+    pub model: Box<dyn Model>,
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl Base {
+    /// Loads the model in a folder; a folder without `tokenizer.json` gives none.
+    pub fn load(dir: &Path, options: LoadOptions, console: &Console) -> Result<Self> {
+        let architecture = Architecture::of(dir)?;
+        let unknown = architecture.read(dir)?.unknown_fields;
+        if !unknown.is_empty() {
+            console.note(format!("note: config.json has fields that nobody here knows: {}", unknown.join(", ")));
+        }
+        let tokenizer = dir.join("tokenizer.json").exists().then(|| Tokenizer::open(dir)).transpose()?;
+        let model = architecture.load(dir, options)?;
+        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer })
+    }
+
+    /// Tokens that end a text: the configuration's, else the tokenizer's.
+    pub fn eos_token_ids(&self) -> Vec<u32> {
+        match self.model.eos_token_ids() {
+            [] => self.tokenizer.iter().filter_map(Tokenizer::eos_id).collect(),
+            ids => ids.to_vec(),
+        }
+    }
+
+    /// The token put behind a training text: the tokenizer's, else the configuration's only one.
+    pub fn training_eos(&self) -> Option<u32> {
+        self.tokenizer.as_ref().and_then(Tokenizer::eos_id).or(match self.model.eos_token_ids() {
+            &[id] => Some(id),
+            _ => None,
+        })
+    }
+}
+
+/// SHA-256 over the SHA-256 of `config.json` and of every safetensors file of a model's folder, in the order of their names.
+pub fn sha256(dir: &Path) -> Result<String> {
+    let unreadable = |source| Error::Io { action: "read", path: dir.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let named = path.file_name().is_some_and(|name| name == "config.json");
+        if named || path.extension().is_some_and(|extension| extension == "safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let hashes: Vec<[u8; 32]> = files.par_iter().map(|path| file_sha256(path)).collect::<Result<_>>()?;
+    let mut all = Sha256::new();
+    hashes.iter().for_each(|hash| all.update(hash));
+    Ok(format!("{:x}", all.finalize()))
+}
+
+fn file_sha256(path: &Path) -> Result<[u8; 32]> {
+    let unreadable = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let mut file = fs::File::open(path).map_err(unreadable)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).map_err(unreadable)? {
+            0 => return Ok(hash.finalize().into()),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! One file per command.
+
+pub mod eval;
+pub mod generate;
+pub mod merge;
+pub mod params;
+pub mod quickstart;
+pub mod train;

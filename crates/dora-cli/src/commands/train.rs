@@ -1,0 +1,151 @@
+//! `dora train`: fine-tunes a model on rows, and writes an adapter (or, with `--method full`, a model) with the run's record.
+
+mod record;
+mod settings;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use dora_adapters::Adapter;
+use dora_adapters::count::{Counts, count};
+use dora_models::checkpoint::{CheckpointWriter, copy_side_files, ensure_writable_dir};
+use dora_models::model::LoadOptions;
+use dora_tensor::{DType, Parameter};
+use dora_train::data::Plan;
+use dora_train::objective::CausalLm;
+use dora_train::run::{Ending, run as run_loop};
+use serde_json::Value;
+
+use super::eval::{BATCH_TOKENS, load};
+use crate::adapter_args::Method;
+use crate::base::{self, Base};
+use crate::console::Console;
+use crate::failure::Usage;
+use crate::interrupt::Interrupt;
+use record::Record;
+pub use settings::{Args, DataArgs};
+use watch::Watch;
+
+pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+    let interrupt = Interrupt::listen()?;
+    let outcome = train(&args, console, interrupt.clone())?;
+    console.result(&outcome.text, &outcome.object)?;
+    Ok(interrupt.exit_code().filter(|_| outcome.interrupted).unwrap_or(ExitCode::SUCCESS))
+}
+
+/// What came of a run.
+pub struct Outcome {
+    text: String,
+    object: Value,
+    interrupted: bool,
+    /// Held-out loss before the first step and after the last, where there are held-out rows.
+    pub held_out: Option<(f64, f64)>,
+    /// The line that PEFT prints.
+    pub counts: Counts,
+}
+
+/// Trains and saves.
+pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Outcome> {
+    let start = Instant::now();
+    args.check()?;
+    ensure_writable_dir(&args.output).map_err(|e| Usage(format!("--output: {e}")))?;
+    if args.output.canonicalize().ok() == args.model.canonicalize().ok() {
+        let found = args.output.display();
+        return Err(Usage(format!("--output {found} is the base model's folder, expected one of its own")).into());
+    }
+    let full = args.adapter.method == Method::Full;
+    let options = LoadOptions { dtype: args.dtype.map(Into::into), trained: full };
+    let mut base = Base::load(&args.model, options, console)?;
+    let data_options = args.rows.options(&base)?;
+    let data = load(&args.data, &base, &data_options, console)?;
+    let held_out = match args.eval_data.as_slice() {
+        [] => None,
+        files => Some(load(files, &base, &data_options, console)?),
+    };
+    let trained = Trained::begin(args, &mut base)?;
+    console.note(trained.counts.to_string());
+    for (path, rows) in trained.adapter.iter().flat_map(Adapter::zero_rows) {
+        console.note(format!("note: {path} has {rows} rows that are zero; their magnitudes stay as they are"));
+    }
+    let plan = Plan::new(&data, args.plan_options(&data_options));
+    let steps = args.steps(plan.steps_per_epoch());
+    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained)?;
+    let mut watch = Watch::new(&args.output, steps, interrupt)?;
+    let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
+    let options = args.run_options(steps, BATCH_TOKENS);
+    let ended = run_loop(&objective, &trained.parameters, &data, &plan, held_out.as_ref(), &options, &mut watch);
+    watch.finish();
+    // The parameters are those of the last good step, also where the run stopped before a bad one.
+    trained.save(args, &base)?;
+    let ending =
+        ended.inspect_err(|_| console.note(format!("saved the steps before it in {}", args.output.display())))?;
+    let object = record.finish(&args.output, ending, &watch, start.elapsed())?;
+    Ok(Outcome {
+        text: watch.summary(&args.output, ending),
+        object,
+        interrupted: matches!(ending, Ending::Interrupted(_)),
+        held_out: watch.held_out(),
+        counts: trained.counts,
+    })
+}
+
+/// What is trained, and how it is saved.
+struct Trained {
+    adapter: Option<Adapter>,
+    parameters: Vec<Parameter>,
+    counts: Counts,
+}
+
+impl Trained {
+    fn begin(args: &Args, base: &mut Base) -> Result<Self> {
+        if args.adapter.method == Method::Full {
+            let all = base.model.shape().parameters;
+            let parameters = base.model.parameters();
+            return Ok(Trained { adapter: None, parameters, counts: Counts { trainable: all, all } });
+        }
+        let defaults = base.architecture.default_targets;
+        let mut adapter = match &args.init_adapter {
+            Some(dir) => Adapter::load(&mut *base.model, dir, defaults)?,
+            None => Adapter::begin(&mut *base.model, args.adapter.config()?, defaults, args.seed)?,
+        };
+        let config = adapter.config_mut();
+        if config.use_dora != (args.adapter.method == Method::Dora) {
+            let found = if config.use_dora { "dora" } else { "lora" };
+            let text = format!("--init-adapter holds a {found} adapter, expected one of the kind of --method");
+            return Err(Usage(text).into());
+        }
+        config.base_model_name_or_path = Some(args.model.display().to_string());
+        let targets: Vec<_> = adapter.targets().cloned().collect();
+        let counts = count(&targets, adapter.config().use_dora, base.model.shape());
+        Ok(Trained { parameters: adapter.parameters(), adapter: Some(adapter), counts })
+    }
+
+    fn save(&self, args: &Args, base: &Base) -> Result<()> {
+        match &self.adapter {
+            Some(adapter) => Ok(adapter.save(&args.output)?),
+            None => save_model(&self.parameters, base, args),
+        }
+    }
+}
+
+/// Every parameter in the type that the base has it in, and the base's other files.
+fn save_model(parameters: &[Parameter], base: &Base, args: &Args) -> Result<()> {
+    const MAX_SHARD_BYTES: usize = 5_000_000_000;
+    let checkpoint = dora_models::checkpoint::Checkpoint::open(&base.dir)?;
+    let dtype = |p: &Parameter| Ok(checkpoint.tensor(p.name())?.dtype());
+    let dtypes: Vec<DType> = parameters.iter().map(dtype).collect::<Result<_>>()?;
+    let plan = parameters.iter().zip(&dtypes).map(|(p, d)| (p.name().to_owned(), *d, p.value().shape().to_vec()));
+    let mut writer = CheckpointWriter::create(&args.output, plan.collect(), MAX_SHARD_BYTES)?;
+    for (parameter, dtype) in parameters.iter().zip(dtypes) {
+        writer.write(parameter.name(), &parameter.value().to_dtype(dtype))?;
+    }
+    writer.finish()?;
+    Ok(copy_side_files(&base.dir, &args.output)?)
+}
+
+/// The hash of the base, where it can be read.
+fn base_sha256(base: &Base) -> Result<String> {
+    base::sha256(&base.dir)
+}

@@ -1,0 +1,230 @@
+//! Options of `dora train`, checked before anything is loaded, and resolved into the libraries' own.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use dora_train::data::{LoadOptions, LongRows, PlanOptions};
+use dora_train::optimizer::OptimizerOptions;
+use dora_train::run::RunOptions;
+use dora_train::schedule::Schedule;
+
+use crate::adapter_args::{AdapterArgs, Method};
+use crate::base::{Base, Precision};
+use crate::failure::Usage;
+
+/// Arguments of `dora train`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Folder of the base model
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Rows to train on: JSONL or a JSON array; several files are read one after another
+    #[arg(long, num_args = 1.., required = true)]
+    pub data: Vec<PathBuf>,
+    /// Folder to write to
+    #[arg(long)]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub adapter: AdapterArgs,
+    /// Start from this adapter and keep its settings
+    #[arg(long, conflicts_with_all = crate::adapter_args::SETTLED)]
+    pub init_adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub rows: DataArgs,
+    /// Learning rate [default: 2e-4, or 2e-5 with --method full]
+    #[arg(long, help_heading = "Training")]
+    lr: Option<f64>,
+    /// Learning rate of DoRA's magnitudes [default: as --lr]
+    #[arg(long, help_heading = "Training")]
+    lr_magnitude: Option<f64>,
+    /// Course of the learning rate after warm-up
+    #[arg(long, value_enum, default_value_t = Course::Linear, help_heading = "Training")]
+    schedule: Course,
+    /// Steps over which the learning rate rises from 0
+    #[arg(long, default_value_t = 0, help_heading = "Training")]
+    warmup_steps: usize,
+    /// Weight decay of matrices; magnitudes, norms and biases have none
+    #[arg(long, default_value_t = 0.0, help_heading = "Training")]
+    weight_decay: f64,
+    /// Norm that the gradients are clipped to; 0: off
+    #[arg(long, default_value_t = 1.0, help_heading = "Training")]
+    max_grad_norm: f64,
+    /// Rows of a forward pass; with --packing, packs
+    #[arg(long, default_value = "8", help_heading = "Training")]
+    batch_size: NonZeroUsize,
+    /// Forward passes of a step; it equals one pass over all of their rows
+    #[arg(long, default_value = "1", help_heading = "Training")]
+    grad_accum: NonZeroUsize,
+    /// Lay short rows together up to --max-seq-len tokens; they don't see each other
+    #[arg(long, help_heading = "Training")]
+    packing: bool,
+    /// Passes over the data
+    #[arg(long, default_value = "3", help_heading = "Training")]
+    epochs: NonZeroUsize,
+    /// Steps to make, whatever --epochs says
+    #[arg(long, help_heading = "Training")]
+    max_steps: Option<NonZeroUsize>,
+    /// Seed of the initial adapter, the order of rows, and dropout
+    #[arg(long, default_value_t = 0, help_heading = "Training")]
+    pub seed: u64,
+    /// Take the rows in the order of the files
+    #[arg(long, help_heading = "Training")]
+    no_shuffle: bool,
+    /// Held-out rows, evaluated before the first step and after the last
+    #[arg(long, num_args = 1.., help_heading = "Training")]
+    pub eval_data: Vec<PathBuf>,
+    /// Evaluate after every so many steps as well
+    #[arg(long, requires = "eval_data", help_heading = "Training")]
+    eval_every: Option<NonZeroUsize>,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more time
+    #[arg(long, help_heading = "Training")]
+    pub gradient_checkpointing: bool,
+    /// Precision of the frozen weights in memory [default: as stored]; arithmetic is f32
+    #[arg(long, value_enum, help_heading = "Training")]
+    pub dtype: Option<Precision>,
+    /// Take options from a JSON object, {"rank": 16, …}; those on the command line go before
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+/// Options of rows.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Data")]
+pub struct DataArgs {
+    /// Most tokens of a row, or of a pack [default: the model's context, but at most 2048]
+    #[arg(long)]
+    max_seq_len: Option<usize>,
+    /// What to do with a longer row
+    #[arg(long, value_enum, default_value_t = Long::Refuse)]
+    long_rows: Long,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Course {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Long {
+    /// Stop
+    Refuse,
+    /// Leave it out
+    Drop,
+    /// Keep its beginning
+    Truncate,
+}
+
+impl DataArgs {
+    /// How rows are read for a model.
+    pub fn options(&self, base: &Base) -> Result<LoadOptions> {
+        let context = base.model.context();
+        let max_seq_len = self.max_seq_len.unwrap_or(context.min(2048));
+        if !(2..=context).contains(&max_seq_len) {
+            let text = format!("--max-seq-len is {max_seq_len}, expected 2 to the model's context of {context}");
+            return Err(Usage(text).into());
+        }
+        let long_rows = match self.long_rows {
+            Long::Refuse => LongRows::Refuse,
+            Long::Drop => LongRows::Drop,
+            Long::Truncate => LongRows::Truncate,
+        };
+        Ok(LoadOptions { max_seq_len, long_rows, vocab_size: base.model.vocab_size(), eos_id: base.training_eos() })
+    }
+}
+
+impl Args {
+    /// Refuses what can be told from the options alone.
+    pub fn check(&self) -> Result<()> {
+        let number = |option: &str, value: f64, least: &str, good: bool| match good && value.is_finite() {
+            true => Ok(()),
+            false => Err(Usage(format!("{option} is {value}, expected a number {least}"))),
+        };
+        number("--lr", self.lr(), "above 0", self.lr() > 0.0)?;
+        number("--lr-magnitude", self.lr_magnitude(), "of at least 0", self.lr_magnitude() >= 0.0)?;
+        number("--weight-decay", self.weight_decay, "of at least 0", self.weight_decay >= 0.0)?;
+        number("--max-grad-norm", self.max_grad_norm, "of at least 0", self.max_grad_norm >= 0.0)?;
+        let method = self.adapter.method;
+        if self.lr_magnitude.is_some() && method != Method::Dora {
+            return Err(Usage("--lr-magnitude is for --method dora, which alone has magnitudes".into()).into());
+        }
+        if method == Method::Full {
+            if self.init_adapter.is_some() {
+                return Err(Usage("--init-adapter is for --method lora or dora, expected none with full".into()).into());
+            }
+            if self.dtype.is_some() {
+                return Err(Usage("--dtype is for frozen weights, expected none with --method full".into()).into());
+            }
+        } else if self.init_adapter.is_none() {
+            self.adapter.config()?;
+        }
+        Ok(())
+    }
+
+    fn lr(&self) -> f64 {
+        self.lr.unwrap_or(if self.adapter.method == Method::Full { 2e-5 } else { 2e-4 })
+    }
+
+    fn lr_magnitude(&self) -> f64 {
+        self.lr_magnitude.unwrap_or(self.lr())
+    }
+
+    /// How rows become steps.
+    pub fn plan_options(&self, data: &LoadOptions) -> PlanOptions {
+        PlanOptions {
+            batch_size: self.batch_size,
+            grad_accum: self.grad_accum,
+            pack_to: self.packing.then_some(data.max_seq_len),
+            shuffle: !self.no_shuffle,
+            seed: self.seed,
+        }
+    }
+
+    /// Number of steps.
+    pub fn steps(&self, per_epoch: usize) -> usize {
+        self.max_steps.map_or(self.epochs.get() * per_epoch, NonZeroUsize::get)
+    }
+
+    /// How the loop runs.
+    pub fn run_options(&self, steps: usize, eval_batch_tokens: usize) -> RunOptions {
+        RunOptions {
+            steps,
+            optimizer: OptimizerOptions {
+                lr: self.lr(),
+                lr_magnitude: self.lr_magnitude(),
+                weight_decay: self.weight_decay,
+                max_grad_norm: self.max_grad_norm,
+            },
+            schedule: match self.schedule {
+                Course::Constant => Schedule::Constant,
+                Course::Linear => Schedule::Linear,
+                Course::Cosine => Schedule::Cosine,
+            },
+            warmup_steps: self.warmup_steps,
+            eval_every: self.eval_every.map_or(0, NonZeroUsize::get),
+            eval_batch_tokens,
+        }
+    }
+
+    /// Every option of training, resolved, for the record.
+    pub fn resolved(&self, steps: usize, data: &LoadOptions) -> serde_json::Value {
+        serde_json::json!({
+            "model": self.model, "data": self.data, "output": self.output, "eval_data": self.eval_data,
+            "method": name(self.adapter.method), "init_adapter": self.init_adapter, "max_seq_len": data.max_seq_len,
+            "long_rows": name(self.rows.long_rows), "lr": self.lr(), "lr_magnitude": self.lr_magnitude(),
+            "schedule": name(self.schedule), "warmup_steps": self.warmup_steps, "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm, "batch_size": self.batch_size, "grad_accum": self.grad_accum,
+            "packing": self.packing, "max_steps": steps, "seed": self.seed, "no_shuffle": self.no_shuffle,
+            "eval_every": self.eval_every, "gradient_checkpointing": self.gradient_checkpointing,
+            "dtype": self.dtype.map(name), "threads": rayon::current_num_threads(),
+        })
+    }
+}
+
+/// A choice as the command line spells it.
+fn name(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map(|value| value.get_name().to_owned()).expect("no choice is hidden")
+}

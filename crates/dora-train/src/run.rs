@@ -1,0 +1,146 @@
+//! The step loop: forward and backward over the parts of a step, clipping, AdamW, and now and then an evaluation.
+
+use std::time::Instant;
+
+use dora_tensor::Parameter;
+
+use crate::data::{Dataset, Plan};
+use crate::error::{Error, Result};
+use crate::metrics::{EvalRecord, StepRecord, peak_rss_mb};
+use crate::objective::Objective;
+use crate::optimizer::{Optimizer, OptimizerOptions};
+use crate::schedule::Schedule;
+
+/// Settings of the loop.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// Steps to make.
+    pub steps: usize,
+    /// The optimizer's.
+    pub optimizer: OptimizerOptions,
+    /// Course of the learning rate.
+    pub schedule: Schedule,
+    /// Steps over which the learning rate rises from 0.
+    pub warmup_steps: usize,
+    /// Evaluate after every so many steps, beside before the first and after the last; 0 for those two only.
+    pub eval_every: usize,
+    /// Tokens that an evaluation takes at a time.
+    pub eval_batch_tokens: usize,
+}
+
+/// Sees a run go on.
+pub trait Observer {
+    /// A step was made.
+    fn step(&mut self, record: &StepRecord) -> Result<()>;
+    /// Held-out rows were evaluated.
+    fn evaluated(&mut self, record: &EvalRecord) -> Result<()>;
+    /// Whether to stop before the next step.
+    fn interrupted(&self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were made.
+    Finished,
+    /// The observer stopped it after so many.
+    Interrupted(usize),
+}
+
+/// Trains parameters on a data set by a plan over it. When a loss or gradient is not finite the run ends with an error
+/// before the step that it would spoil: the parameters are then those of the last good step.
+pub fn run(
+    objective: &dyn Objective,
+    parameters: &[Parameter],
+    data: &Dataset,
+    plan: &Plan,
+    held_out: Option<&Dataset>,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<Ending> {
+    let mut optimizer = Optimizer::new(parameters, options.optimizer);
+    let per_epoch = plan.steps_per_epoch();
+    let evaluate_at = |step: usize, observer: &mut dyn Observer| match held_out {
+        Some(rows) => observer.evaluated(&evaluate(objective, rows, options.eval_batch_tokens)?.at(step)),
+        None => Ok(()),
+    };
+    evaluate_at(0, observer)?;
+    let (mut step, mut micro_step) = (0, 0);
+    for parts in (0..).flat_map(|epoch| plan.epoch(epoch)).take(options.steps) {
+        if observer.interrupted() {
+            return Ok(Ending::Interrupted(step));
+        }
+        let start = Instant::now();
+        let batches: Vec<_> = parts.iter().map(|rows| data.batch(rows)).collect();
+        let labelled = batches.iter().map(|batch| batch.labelled).sum();
+        let mut loss = 0.0;
+        for batch in &batches {
+            let part = objective.loss(batch, labelled, micro_step)?;
+            micro_step += 1;
+            loss += f64::from(part.item()?);
+            if !loss.is_finite() {
+                parameters.iter().for_each(|p| drop(p.take_gradient()));
+                return Err(Error::NotFinite { what: "the loss", value: loss }.at(step + 1));
+            }
+            part.backward()?;
+        }
+        let factor = options.schedule.factor(step, options.warmup_steps, options.steps);
+        let grad_norm = optimizer.step(factor).map_err(|error| error.at(step + 1))?;
+        step += 1;
+        let tokens = batches.iter().map(|batch| batch.input_ids.len()).sum();
+        observer.step(&StepRecord {
+            step,
+            epoch: step as f64 / per_epoch as f64,
+            loss,
+            lr: options.optimizer.lr * factor,
+            grad_norm,
+            tokens,
+            tokens_per_s: tokens as f64 / start.elapsed().as_secs_f64(),
+            peak_rss_mb: peak_rss_mb(),
+        })?;
+        let due = options.eval_every > 0 && step % options.eval_every == 0;
+        if due || step == options.steps {
+            evaluate_at(step, observer)?;
+        }
+    }
+    Ok(Ending::Finished)
+}
+
+/// Loss over a data set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Mean over the labelled tokens.
+    pub loss: f64,
+    /// Labelled tokens.
+    pub tokens: usize,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+impl Evaluation {
+    fn at(self, step: usize) -> EvalRecord {
+        EvalRecord {
+            step,
+            eval_loss: self.loss,
+            eval_perplexity: self.loss.exp(),
+            eval_tokens: self.tokens,
+            eval_s: self.seconds,
+        }
+    }
+}
+
+/// Evaluates rows in the order of the file, about `batch_tokens` tokens at a time.
+pub fn evaluate(objective: &dyn Objective, rows: &Dataset, batch_tokens: usize) -> Result<Evaluation> {
+    let start = Instant::now();
+    let (mut sum, mut tokens) = (0.0, 0);
+    for (_, batch) in rows.eval_batches(batch_tokens) {
+        let losses = objective.token_losses(&batch)?;
+        tokens += losses.len();
+        sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+    }
+    let loss = sum / tokens as f64;
+    if !loss.is_finite() {
+        return Err(Error::NotFinite { what: "the loss on held-out rows", value: loss });
+    }
+    Ok(Evaluation { loss, tokens, seconds: start.elapsed().as_secs_f64() })
+}
