@@ -25,17 +25,28 @@ impl Console {
 
     /// Writes a result: `text`, or `object` with `--json`.
     pub fn result(&self, text: &str, object: &Value) -> Result<()> {
-        let line = if self.json { object.to_string() } else { text.to_owned() };
-        match writeln!(std::io::stdout(), "{line}") {
-            // The reader of a pipe went away; nothing is left to tell it.
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.context("writing to stdout"),
+        match self.json {
+            true => line(&object.to_string()),
+            false => line(text),
         }
+    }
+
+    /// Writes a part of a result that `--json` gives as one object at the end.
+    pub fn say(&self, text: &str) -> Result<()> {
+        if self.json { Ok(()) } else { line(text) }
     }
 
     /// Says something beside the result: on stderr, so that stdout holds results only.
     pub fn note(&self, text: impl AsRef<str>) {
         eprintln!("{}", text.as_ref());
+    }
+}
+
+fn line(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        // The reader of a pipe went away; nothing is left to tell it.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("writing to stdout"),
     }
 }
 

@@ -29,7 +29,7 @@ use self::random::Random;
 #[derive(clap::Args)]
 pub struct Args {
     /// Optimizer steps of 2,048 tokens each
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 6000)]
     max_steps: usize,
     /// Write the text, the tokenizer and the first weights, then stop
     #[arg(long)]
