@@ -42,7 +42,7 @@ const ASSETS: [(&str, &[u8]); 6] = [
 const PROMPTS: [&str; 3] = [
     "Please add this at noon: call Anna about the garden.",
     "I am done with this: water the roses.",
-    "I have until Monday to paint the fence and until Friday to print the tickets. Put them in order.",
+    "I have until Monday to paint the fence and until Friday to visit Vera. Put them in order.",
 ];
 
 const MAX_NEW_TOKENS: usize = 60;
@@ -82,9 +82,9 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         "--output",
         &shown(&adapter),
         "--method=dora",
-        "--rank=8",
         "--lr=2e-3",
-        "--epochs=3",
+        "--schedule=cosine",
+        "--epochs=8",
     ]
     .map(str::to_owned);
     say(format!("$ dora {}\n", line.join(" ")))?;

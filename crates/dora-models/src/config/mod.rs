@@ -243,6 +243,7 @@ fn unsupported() -> Vec<(&'static str, Value)> {
 /// Fields that change no result, whatever they say.
 const HARMLESS: &[&str] = &[
     "_attn_implementation_autoset",
+    "_model_name_or_path",
     "_name_or_path",
     "architectures",
     "dtype",

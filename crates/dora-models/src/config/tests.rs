@@ -12,7 +12,7 @@ const LLAMA_3_8B: &str = r#"{"architectures":["LlamaForCausalLM"],"attention_bia
     "use_cache":true,"vocab_size":128256}"#;
 
 /// SmolLM2-135M as transformers 5 writes it.
-const SMOLLM2_135M: &str = r#"{"_name_or_path":"x","architectures":["LlamaForCausalLM"],"attention_bias":false,
+const SMOLLM2_135M: &str = r#"{"_model_name_or_path":"x","architectures":["LlamaForCausalLM"],"attention_bias":false,
     "attention_dropout":0.0,"bos_token_id":1,"dtype":"float32","eos_token_id":2,"head_dim":64,"hidden_act":"silu",
     "hidden_size":576,"initializer_range":0.02,"intermediate_size":1536,"max_position_embeddings":8192,"mlp_bias":false,
     "model_type":"llama","num_attention_heads":9,"num_hidden_layers":30,"num_key_value_heads":3,"pad_token_id":2,
