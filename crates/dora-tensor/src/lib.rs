@@ -28,4 +28,4 @@ pub use parameter::{Parameter, Role};
 pub use storage::{Elements, SharedBytes};
 pub use tape::{Op, checkpoint, no_grad, record};
 pub use tensor::Tensor;
-pub use weight::{DenseWeight, Weight};
+pub use weight::{DenseWeight, Nf4Options, Nf4Parts, Nf4Scales, Nf4Weight, QUANT_MAP, Weight, nested_quant_map};

@@ -1,12 +1,13 @@
 //! Matrix products through the `gemm` crate. The output is cut into panels of rows or columns, one single-threaded product
 //! each; a panel's size depends on the shape alone, so a result does not depend on the number of threads.
 //!
-//! Half-precision weights are widened to `f32` a panel at a time in scratch that fits a core's cache.
+//! Weights stored in fewer bits are widened to `f32` a panel at a time in scratch that fits a core's cache.
 
 use super::scratch;
 use half::{bf16, f16};
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// c = alpha · a·b + beta · c for `a` (m, k), `b` (k, n), `c` (m, n) of any strides; `beta` 0 overwrites, whatever `c` held.
 pub fn matmul(a: ArrayView2<f32>, b: ArrayView2<f32>, mut c: ArrayViewMut2<f32>, alpha: f32, beta: f32) {
@@ -89,42 +90,65 @@ impl Half for f16 {
     }
 }
 
-/// Elements of a panel of W kept in `f32`: 1 MiB, half of a usual second-level cache.
-const PANEL: usize = 1 << 18;
+/// A stored matrix W whose elements widen to `f32`, a rectangle at a time.
+pub trait Stored: Sync {
+    /// (rows, columns).
+    fn dim(&self) -> (usize, usize);
+    /// Widens a rectangle into `out`, row-major.
+    fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]);
+}
 
-fn widened<T: Half>(w: ArrayView2<T>, f: impl FnOnce(ArrayView2<f32>)) {
-    scratch(w.len(), |buffer| {
-        for (row, out) in w.rows().into_iter().zip(buffer.chunks_exact_mut(w.ncols().max(1))) {
+impl<T: Half> Stored for ArrayView2<'_, T> {
+    fn dim(&self) -> (usize, usize) {
+        self.dim()
+    }
+
+    fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+        let width = columns.len().max(1);
+        for (row, out) in self.slice(s![rows, columns]).rows().into_iter().zip(out.chunks_exact_mut(width)) {
             match row.as_slice() {
                 Some(row) => super::simd(|| out.iter_mut().zip(row).for_each(|(o, x)| *o = x.widen())),
                 None => out.iter_mut().zip(row).for_each(|(o, x)| *o = x.widen()),
             }
         }
-        f(ArrayView2::from_shape(w.dim(), buffer).expect("the scratch has the panel's size"));
+    }
+}
+
+/// Elements of a panel of W kept in `f32`: 1 MiB, half of a usual second-level cache.
+const PANEL: usize = 1 << 18;
+
+fn widened(w: &impl Stored, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(ArrayView2<f32>)) {
+    let dim = (rows.len(), columns.len());
+    scratch(dim.0 * dim.1, |buffer| {
+        w.widen_into(rows, columns, buffer);
+        f(ArrayView2::from_shape(dim, buffer).expect("the scratch has the panel's size"));
     });
 }
 
-/// Each y (n, out) = x (n, in) · Wᵀ for a half-precision W (out, in), a panel of W's rows at a time.
-pub fn matmul_half_nt<T: Half>(xs: &[ArrayView2<f32>], w: ArrayView2<T>, ys: Vec<ArrayViewMut2<f32>>) {
-    let rows = (PANEL / w.ncols().max(1)).clamp(1, w.nrows().div_ceil(8).max(16));
-    let tasks = column_panels(ys, w.nrows(), rows);
-    tasks.into_par_iter().zip(w.axis_chunks_iter(Axis(0), rows)).for_each(|(ys, w)| {
-        widened(w, |w| xs.iter().zip(ys).for_each(|(x, y)| product(*x, w.t(), y, 1.0, 0.0)));
+/// Each y (n, out) = x (n, in) · Wᵀ for a stored W (out, in), a panel of W's rows at a time.
+pub fn matmul_stored_nt(xs: &[ArrayView2<f32>], w: &impl Stored, ys: Vec<ArrayViewMut2<f32>>) {
+    let (out, inner) = w.dim();
+    let rows = (PANEL / inner.max(1)).clamp(1, out.div_ceil(8).max(16));
+    column_panels(ys, out, rows).into_par_iter().enumerate().for_each(|(i, ys)| {
+        widened(w, i * rows..out.min((i + 1) * rows), 0..inner, |w| {
+            xs.iter().zip(ys).for_each(|(x, y)| product(*x, w.t(), y, 1.0, 0.0));
+        });
     });
 }
 
-/// Each dx (n, in) = dy (n, out) · W for a half-precision W (out, in), a panel of W's columns at a time.
-pub fn matmul_half_nn<T: Half>(dys: &[ArrayView2<f32>], w: ArrayView2<T>, dxs: Vec<ArrayViewMut2<f32>>) {
-    let columns = w.ncols().div_ceil(8).clamp(64.min(w.ncols().max(1)), 1024);
+/// Each dx (n, in) = dy (n, out) · W for a stored W (out, in), a panel of W's columns at a time.
+pub fn matmul_stored_nn(dys: &[ArrayView2<f32>], w: &impl Stored, dxs: Vec<ArrayViewMut2<f32>>) {
+    let (out, inner) = w.dim();
+    let columns = inner.div_ceil(8).clamp(64.min(inner.max(1)), 1024);
     let rows = (PANEL / columns).max(1);
-    let tasks = column_panels(dxs, w.ncols(), columns);
-    tasks.into_par_iter().zip(w.axis_chunks_iter(Axis(1), columns)).for_each(|(mut dxs, w)| {
-        for (i, panel) in w.axis_chunks_iter(Axis(0), rows).enumerate() {
-            let beta = if i == 0 { 0.0 } else { 1.0 };
-            widened(panel, |panel| {
+    column_panels(dxs, inner, columns).into_par_iter().enumerate().for_each(|(i, mut dxs)| {
+        let columns = i * columns..inner.min((i + 1) * columns);
+        for first in (0..out).step_by(rows) {
+            let rows = first..out.min(first + rows);
+            let beta = if first == 0 { 0.0 } else { 1.0 };
+            widened(w, rows.clone(), columns.clone(), |panel| {
                 for (dy, dx) in dys.iter().zip(&mut dxs) {
-                    let dy = dy.slice(s![.., i * rows..i * rows + panel.nrows()]);
-                    product(dy, panel, dx.view_mut(), 1.0, beta);
+                    product(dy.slice(s![.., rows.clone()]), panel, dx.view_mut(), 1.0, beta);
                 }
             });
         }
@@ -209,11 +233,11 @@ mod tests {
             let one = (random(&mut rng, (1, inner)), random(&mut rng, (1, out)));
             let outputs = |width| (Array2::from_elem((n, width), f32::NAN), Array2::from_elem((1, width), f32::NAN));
             let (mut y, mut y1) = outputs(out);
-            matmul_half_nt(&[x.view(), one.0.view()], w.view(), vec![y.view_mut(), y1.view_mut()]);
+            matmul_stored_nt(&[x.view(), one.0.view()], &w.view(), vec![y.view_mut(), y1.view_mut()]);
             check(&y, &x, &wide.t().to_owned());
             check(&y1, &one.0, &wide.t().to_owned());
             let (mut dx, mut dx1) = outputs(inner);
-            matmul_half_nn(&[dy.view(), one.1.view()], w.view(), vec![dx.view_mut(), dx1.view_mut()]);
+            matmul_stored_nn(&[dy.view(), one.1.view()], &w.view(), vec![dx.view_mut(), dx1.view_mut()]);
             check(&dx, &dy, &wide);
             check(&dx1, &one.1, &wide);
         }

@@ -6,5 +6,5 @@ mod parallel;
 
 pub(crate) use math::dot;
 pub use math::{exp, simd, softmax_in_place};
-pub use matmul::{Half, matmul, matmul_half_nn, matmul_half_nt, product};
+pub use matmul::{Half, Stored, matmul, matmul_stored_nn, matmul_stored_nt, product};
 pub use parallel::{add_assign, column_sums, for_row_blocks, map_blocks, scratch};

@@ -34,8 +34,8 @@ impl Weight for DenseWeight {
                 let w = matrix(w, (out, inner));
                 xs.iter().zip(ys).for_each(|(x, y)| cpu::matmul(*x, w.t(), y, 1.0, 0.0));
             }
-            Elements::BF16(w) => cpu::matmul_half_nt(xs, matrix(w, (out, inner)), ys),
-            Elements::F16(w) => cpu::matmul_half_nt(xs, matrix(w, (out, inner)), ys),
+            Elements::BF16(w) => cpu::matmul_stored_nt(xs, &matrix(w, (out, inner)), ys),
+            Elements::F16(w) => cpu::matmul_stored_nt(xs, &matrix(w, (out, inner)), ys),
         })
     }
 
@@ -46,8 +46,8 @@ impl Weight for DenseWeight {
                 let w = matrix(w, (out, inner));
                 dys.iter().zip(dxs).for_each(|(dy, dx)| cpu::matmul(*dy, w, dx, 1.0, 0.0));
             }
-            Elements::BF16(w) => cpu::matmul_half_nn(dys, matrix(w, (out, inner)), dxs),
-            Elements::F16(w) => cpu::matmul_half_nn(dys, matrix(w, (out, inner)), dxs),
+            Elements::BF16(w) => cpu::matmul_stored_nn(dys, &matrix(w, (out, inner)), dxs),
+            Elements::F16(w) => cpu::matmul_stored_nn(dys, &matrix(w, (out, inner)), dxs),
         })
     }
 

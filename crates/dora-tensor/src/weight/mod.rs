@@ -1,8 +1,10 @@
 //! A frozen matrix, seen only through its products: precision and layout are its own affair.
 
 mod dense;
+mod nf4;
 
 pub use dense::DenseWeight;
+pub use nf4::{Nf4Options, Nf4Parts, Nf4Scales, Nf4Weight, QUANT_MAP, nested_quant_map};
 
 use crate::{Result, Tensor};
 use std::fmt;
