@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use dora_adapters::Adapter;
 use dora_models::linear::{DropoutSource, Pass};
 use dora_models::model::{LoadOptions, Model};
+use dora_models::nf4::WeightOptions;
 use dora_tensor::{DType, Role, Tensor};
 use dora_tests::{
     Case, PEFT_PREFIX, assert_close, assert_same, edited_adapter, gradients, load, load_frozen, logits, relative_error,
@@ -39,7 +40,10 @@ fn hidden_states_logits_and_loss() {
     for name in CASES {
         let case = Case::open(name);
         let batch = case.batch();
-        let mut model = load(&case.model_dir(), LoadOptions { dtype: Some(DType::F32), trained: false });
+        let mut model = load(
+            &case.model_dir(),
+            LoadOptions { weights: WeightOptions { dtype: Some(DType::F32), nf4: None }, trained: false },
+        );
         let base = logits(&*model, &batch);
         let _adapter = Adapter::load(&mut *model, &case.adapter_dir(), &[]).unwrap();
         // Twice: the second pass finds the norms that the first one left.

@@ -12,6 +12,7 @@ use crate::config::{AdapterConfig, Init, Modules, Purpose, TargetModules, settin
 use crate::error::{Error, Result};
 use crate::pattern::{LayerPattern, Overrides, PathPattern};
 use dora_models::checkpoint::write_file;
+use dora_models::json::object;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -38,7 +39,7 @@ impl AdapterConfig {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let fields = serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
+        let fields = object(&bytes, &path)?;
         Self::from_json(fields).map_err(|error| Error::InFile { path, error: Box::new(error) })
     }
 
@@ -56,7 +57,7 @@ impl AdapterConfig {
             use_rslora: fields.take("use_rslora", "true or false", Value::as_bool)?.unwrap_or_default(),
             use_dora: fields.take("use_dora", "true or false", Value::as_bool)?.unwrap_or_default(),
             lora_dropout: fields.take("lora_dropout", "a number", Value::as_f64)?.unwrap_or_default(),
-            init: fields.take("init_lora_weights", INIT, init)?.unwrap_or(Init::OnFile),
+            init: fields.take("init_lora_weights", INIT, init)?.unwrap_or(Init::Uniform),
             target_modules: target_modules(&mut fields)?,
             exclude_modules: exclude_modules(&mut fields)?,
             layers_to_transform: fields.take("layers_to_transform", "block indexes", indexes)?,
@@ -75,7 +76,7 @@ impl AdapterConfig {
     pub fn to_json(&self) -> String {
         let fields = json!({
             "alora_invocation_tokens": null,
-            "alpha_pattern": object(self.alpha_pattern.iter().map(|(key, alpha)| (key, number(alpha)))),
+            "alpha_pattern": entries(self.alpha_pattern.iter().map(|(key, alpha)| (key, number(alpha)))),
             "arrow_config": null,
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model_name_or_path,
@@ -104,7 +105,7 @@ impl AdapterConfig {
             "peft_version": "0.21.2",
             "qalora_group_size": 16,
             "r": self.r,
-            "rank_pattern": object(self.rank_pattern.iter().map(|(key, rank)| (key, json!(rank)))),
+            "rank_pattern": entries(self.rank_pattern.iter().map(|(key, rank)| (key, json!(rank)))),
             "revision": self.revision,
             "target_modules": self.target_modules.to_json(),
             "target_parameters": null,
@@ -278,7 +279,7 @@ fn layers_pattern_json(patterns: &[LayerPattern]) -> Value {
     }
 }
 
-fn object<'a>(entries: impl Iterator<Item = (&'a str, Value)>) -> Value {
+fn entries<'a>(entries: impl Iterator<Item = (&'a str, Value)>) -> Value {
     entries.map(|(key, value)| (key.to_string(), value)).collect::<Map<_, _>>().into()
 }
 
@@ -371,12 +372,13 @@ mod tests {
         let message = || AdapterConfig::read(dir.path()).unwrap_err().to_string();
         assert!(message().starts_with(&format!("{}: cannot be read: ", path.display())));
         for (text, wrong) in [
-            ("", "is not a JSON object: EOF while parsing a value at line 1 column 0"),
-            ("[]", "is not a JSON object: invalid type: sequence, expected a map at line 1 column 0"),
-            ("{}", "`peft_type` is missing, expected \"LORA\""),
+            ("", ":1:0: EOF while parsing a value"),
+            ("[]", ":1:1: expected a JSON object"),
+            (r#"{"r": 3, "r": 4}"#, ":1:12: duplicate key \"r\""),
+            ("{}", ": `peft_type` is missing, expected \"LORA\""),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(message(), format!("{}: {wrong}", path.display()));
+            assert_eq!(message(), format!("{}{wrong}", path.display()));
         }
         read(json!({})).unwrap().write(dir.path()).unwrap();
         assert_eq!(AdapterConfig::read(dir.path()).unwrap().r, 3);

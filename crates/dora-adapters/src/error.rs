@@ -18,15 +18,6 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// A file that is not JSON.
-    #[error("{}: is not a JSON object: {source}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
-
     /// Any of the other errors, found in a file.
     #[error("{}: {error}", path.display())]
     InFile {
@@ -123,6 +114,15 @@ pub enum Error {
     NotFrozen {
         /// The layer.
         path: String,
+    },
+
+    /// A base that is in 4 bits, where its stored weights were asked for.
+    #[error("{}: {tensor} is in 4 bits, expected 16-bit or 32-bit weights to merge into", path.display())]
+    Quantized {
+        /// The checkpoint.
+        path: PathBuf,
+        /// A tensor of it.
+        tensor: String,
     },
 
     /// A merged weight that its type cannot hold.

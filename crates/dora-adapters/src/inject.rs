@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::factors::{self, Factors};
 use crate::lora::Lora;
 use crate::targets::{Target, expand, resolve};
+use dora_models::checkpoint::ensure_writable_dir;
 use dora_models::linear::{Base, Linear, Pass};
 use dora_models::model::Model;
 use dora_tensor::ops::{Dropout, LowRank};
@@ -87,8 +88,9 @@ impl Adapter {
         zero.map(|layer| (layer.target.linear.path.as_str(), layer.zero_rows)).collect()
     }
 
-    /// Writes the adapter as PEFT reads it: the tensors, then the settings.
+    /// Writes the adapter as PEFT reads it: the tensors, then the settings. The folder is created if need be.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        ensure_writable_dir(dir)?;
         let factors = |layer: &Trained| Factors {
             a: layer.a.value(),
             b: layer.b.value(),

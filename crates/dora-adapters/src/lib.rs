@@ -23,4 +23,4 @@ pub mod targets;
 
 pub use error::{Error, Result};
 pub use inject::Adapter;
-pub use merge::merge;
+pub use merge::{MergeBase, merge};

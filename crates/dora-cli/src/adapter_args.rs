@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use dora_adapters::config::{AdapterConfig, Init, Modules, Purpose, TargetModules};
 use dora_adapters::pattern::{Overrides, PathPattern};
+use dora_tensor::Nf4Options;
 
 use crate::failure::Usage;
 
@@ -13,8 +14,48 @@ pub enum Method {
     Lora,
     /// Low-rank update of their direction, and a magnitude per output row
     Dora,
+    /// LoRA over 4-bit weights
+    Qlora,
+    /// DoRA over 4-bit weights
+    Qdora,
     /// Every weight
     Full,
+}
+
+impl Method {
+    /// Whether there is a magnitude.
+    pub fn is_dora(self) -> bool {
+        matches!(self, Method::Dora | Method::Qdora)
+    }
+
+    /// Whether the frozen weights are in 4 bits.
+    pub fn is_quantized(self) -> bool {
+        matches!(self, Method::Qlora | Method::Qdora)
+    }
+}
+
+/// Options of 4-bit weights.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "4-bit weights")]
+pub struct Nf4Args {
+    /// Elements that share a scale: 64, 128, 256, 512, 1024, 2048 or 4096
+    #[arg(long, default_value_t = 64)]
+    pub block_size: usize,
+    /// Keep the scales in 32 bits instead of 8
+    #[arg(long)]
+    pub no_double_quant: bool,
+}
+
+impl Nf4Args {
+    /// The library's options.
+    pub fn options(&self) -> Result<Nf4Options, Usage> {
+        match self.block_size {
+            64 | 128 | 256 | 512 | 1024 | 2048 | 4096 => {
+                Ok(Nf4Options { block_size: self.block_size, double_quant: !self.no_double_quant })
+            }
+            size => Err(Usage(format!("--block-size is {size}, expected 64, 128, 256, 512, 1024, 2048 or 4096"))),
+        }
+    }
 }
 
 /// Options that make an adapter's settings.
@@ -79,7 +120,7 @@ impl AdapterArgs {
             r: self.rank,
             lora_alpha: self.alpha.unwrap_or(2.0 * self.rank as f64),
             use_rslora: self.use_rslora,
-            use_dora: self.method == Method::Dora,
+            use_dora: self.method.is_dora(),
             lora_dropout: self.dropout,
             init: if self.init_lora_weights == "gaussian" { Init::Gaussian } else { Init::Uniform },
             target_modules: match self.target_modules.as_str() {

@@ -52,7 +52,14 @@ fn line(text: &str) -> Result<()> {
 
 /// Says why a command ends.
 pub fn error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    // A message of ours already ends with its cause; anyhow's contexts do not.
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    eprintln!("error: {text}");
 }
 
 /// A bar for steps with known number; without a terminal, a line now and then.

@@ -16,11 +16,11 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use dora_tensor::Device;
 
-use crate::commands::{eval, generate, merge, params, quickstart, train};
+use crate::commands::{eval, generate, merge, params, quantize, quickstart, train};
 use crate::console::Console;
 use crate::failure::{Usage, exit_code};
 
-/// Fine-tunes decoder language models with LoRA and DoRA.
+/// Fine-tunes decoder language models with LoRA and DoRA, over 16-bit or 4-bit weights.
 #[derive(Parser)]
 #[command(name = "dora", version, args_override_self = true)]
 struct Cli {
@@ -49,6 +49,8 @@ enum Command {
     Generate(generate::Args),
     /// Write a model with an adapter merged in
     Merge(merge::Args),
+    /// Write a model with its linear layers in 4 bits (NF4), as bitsandbytes stores them
+    Quantize(quantize::Args),
     /// Count the parameters that an adapter would train; needs config.json only
     Params(params::Args),
 }
@@ -85,6 +87,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Eval(args) => eval::run(args, &console),
         Command::Generate(args) => generate::run(args, &console),
         Command::Merge(args) => merge::run(args, &console),
+        Command::Quantize(args) => quantize::run(args, &console),
         Command::Params(args) => params::run(args, &console),
     }
 }

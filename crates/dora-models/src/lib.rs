@@ -5,6 +5,7 @@
 //! * [`tokenizer`]: text to token ids and back.
 //! * [`linear`]: a linear layer, and the seam where something else takes its place.
 //! * [`model`]: what every model can do, and which architectures there are; [`llama`] is one.
+//! * [`nf4`]: 4-bit weights in a checkpoint, as bitsandbytes stores them.
 //! * [`generate`]: text from a model.
 //! * [`json`]: JSON objects read strictly.
 //!
@@ -18,6 +19,7 @@ pub mod json;
 pub mod linear;
 pub mod llama;
 pub mod model;
+pub mod nf4;
 pub mod shape;
 pub mod tokenizer;
 

@@ -9,7 +9,7 @@ use dora_tensor::ops::{
     AttentionShape, Matrix, Pointwise, RopeTable, attention, attention_cached, embedding, pointwise, rms_norm, rope,
     swiglu,
 };
-use dora_tensor::{DType, DenseWeight, Parameter, Role, Tensor, checkpoint, no_grad};
+use dora_tensor::{DType, DenseWeight, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::LlamaConfig;
@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::generate::Cache;
 use crate::linear::{Base, Linear, Pass};
 use crate::model::{LoadOptions, Model};
+use crate::nf4;
 use crate::shape::{LinearShape, ModelShape};
 
 /// A Llama model.
@@ -262,7 +263,7 @@ impl Loader<'_> {
     fn table(&mut self, name: &str, shape: &[usize]) -> Result<Vector> {
         match self.options.trained {
             true => Ok(Vector::Trained(self.parameter(name, shape)?)),
-            false => Ok(Vector::Frozen(self.take(name, shape, self.options.dtype)?)),
+            false => Ok(Vector::Frozen(self.take(name, shape, self.options.weights.dtype)?)),
         }
     }
 
@@ -274,6 +275,14 @@ impl Loader<'_> {
         }
     }
 
+    fn weight(&mut self, name: &str, shape: (usize, usize)) -> Result<Arc<dyn Weight>> {
+        match nf4::is_quantized(self.checkpoint, name) {
+            true => self.used.extend(nf4::names(self.checkpoint, name)),
+            false => self.used.push(name.to_owned()),
+        }
+        nf4::weight(self.checkpoint, name, shape, self.options.weights)
+    }
+
     fn linear(&mut self, shape: LinearShape) -> Result<Linear> {
         let (weight, bias) = (format!("{}.weight", shape.path), format!("{}.bias", shape.path));
         let (out, sizes) = (shape.out_features, [shape.out_features, shape.in_features]);
@@ -283,7 +292,7 @@ impl Loader<'_> {
                 bias: shape.bias.then(|| self.parameter(&bias, &[out])).transpose()?,
             },
             false => Base::Frozen {
-                weight: Arc::new(DenseWeight::new(self.take(&weight, &sizes, self.options.dtype)?)?),
+                weight: self.weight(&weight, (out, shape.in_features))?,
                 bias: shape.bias.then(|| self.take(&bias, &[out], Some(DType::F32))).transpose()?,
             },
         };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dora_tensor::ops::Matrix;
-use dora_tensor::{DType, Parameter, Tensor};
+use dora_tensor::{Parameter, Tensor};
 use serde_json::json;
 
 use crate::config::{self, LlamaConfig};
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::generate::Cache;
 use crate::linear::{Linear, Pass};
 use crate::llama::Llama;
+use crate::nf4::WeightOptions;
 use crate::shape::ModelShape;
 
 /// A decoder language model.
@@ -49,8 +50,8 @@ pub trait Model: Send + Sync {
 /// How a model loads.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions {
-    /// Precision of frozen weights; `None` leaves each as it is stored, straight from the mapped file.
-    pub dtype: Option<DType>,
+    /// Precision of frozen weights. Embeddings, output embedding and norms are never in 4 bits, as in bitsandbytes.
+    pub weights: WeightOptions,
     /// Load every weight as a trained `f32` parameter.
     pub trained: bool,
 }

@@ -6,14 +6,18 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dora_adapters::Adapter;
 use dora_models::model::LoadOptions;
+use dora_models::nf4::WeightOptions;
+use dora_tensor::Nf4Options;
 use dora_train::data::{Dataset, LoadOptions as DataOptions};
 use dora_train::objective::CausalLm;
 use dora_train::run::{Evaluation, evaluate};
 use serde_json::json;
 
 use super::train::DataArgs;
+use crate::adapter_args::Nf4Args;
 use crate::base::{Base, Precision};
 use crate::console::Console;
+use crate::failure::Usage;
 
 /// Arguments of `dora eval`.
 #[derive(clap::Args)]
@@ -29,16 +33,51 @@ pub struct Args {
     data: Vec<PathBuf>,
     #[command(flatten)]
     rows: DataArgs,
+    #[command(flatten)]
+    weights: WeightArgs,
+}
+
+/// How a model is held that is used as it is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WeightArgs {
     /// Precision of the weights in memory [default: as stored]
     #[arg(long, value_enum)]
     dtype: Option<Precision>,
+    /// Quantise the linear layers to 4 bits (NF4) as they load
+    #[arg(long)]
+    nf4: bool,
+    #[command(flatten)]
+    options: Nf4Args,
+}
+
+impl Default for WeightArgs {
+    /// As stored.
+    fn default() -> Self {
+        WeightArgs { dtype: None, nf4: false, options: Nf4Args { block_size: 64, no_double_quant: false } }
+    }
+}
+
+impl WeightArgs {
+    /// As stored, but in 4 bits.
+    pub fn in_4_bits() -> Self {
+        WeightArgs { nf4: true, ..Default::default() }
+    }
+
+    fn load_options(&self) -> Result<LoadOptions> {
+        let nf4 = self.options.options()?;
+        if !self.nf4 && nf4 != Nf4Options::default() {
+            return Err(Usage("--block-size and --no-double-quant are for --nf4, which alone quantises".into()).into());
+        }
+        let weights = WeightOptions { dtype: self.dtype.map(Into::into), nf4: self.nf4.then_some(nf4) };
+        Ok(LoadOptions { weights, trained: false })
+    }
 }
 
 /// Tokens that an evaluation takes at a time.
 pub const BATCH_TOKENS: usize = 2048;
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
-    let mut base = open(&args.model, args.dtype, console)?;
+    let mut base = open(&args.model, &args.weights, console)?;
     if let Some(dir) = &args.adapter {
         Adapter::load(&mut *base.model, dir, base.architecture.default_targets)?;
     }
@@ -58,8 +97,8 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
 }
 
 /// Loads a model to use as it is.
-pub fn open(dir: &Path, dtype: Option<Precision>, console: &Console) -> Result<Base> {
-    Base::load(dir, LoadOptions { dtype: dtype.map(Into::into), trained: false }, console)
+pub fn open(dir: &Path, weights: &WeightArgs, console: &Console) -> Result<Base> {
+    Base::load(dir, weights.load_options()?, console)
 }
 
 /// What evaluates a model.

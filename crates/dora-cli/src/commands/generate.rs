@@ -9,8 +9,8 @@ use dora_adapters::Adapter;
 use dora_models::generate::{Sampling, Stop, generate};
 use serde_json::json;
 
-use super::eval::open;
-use crate::base::{Base, Precision};
+use super::eval::{WeightArgs, open};
+use crate::base::Base;
 use crate::console::Console;
 use crate::failure::Usage;
 
@@ -41,14 +41,13 @@ pub struct Args {
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Precision of the weights in memory [default: as stored]
-    #[arg(long, value_enum)]
-    dtype: Option<Precision>,
+    #[command(flatten)]
+    weights: WeightArgs,
 }
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let sampling = args.sampling()?;
-    let mut base = open(&args.model, args.dtype, console)?;
+    let mut base = open(&args.model, &args.weights, console)?;
     if let Some(dir) = &args.adapter {
         Adapter::load(&mut *base.model, dir, base.architecture.default_targets)?;
     }

@@ -4,5 +4,6 @@ pub mod eval;
 pub mod generate;
 pub mod merge;
 pub mod params;
+pub mod quantize;
 pub mod quickstart;
 pub mod train;

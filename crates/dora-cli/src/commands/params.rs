@@ -28,7 +28,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let shape = architecture.read(&args.model)?.shape;
     let counts = match args.adapter.method {
         Method::Full => Counts { trainable: shape.parameters, all: shape.parameters },
-        Method::Lora | Method::Dora => {
+        _ => {
             let config = args.adapter.config()?;
             let targets = resolve(&config, &shape, architecture.default_targets, Purpose::Begin)?;
             count(&targets, config.use_dora, &shape)

@@ -1,5 +1,5 @@
 //! `dora quickstart`: the whole job on a model that is part of this program, trained from scratch by this project: loss of
-//! the base, a DoRA fine-tune, loss and answers after, the merged model, and the check that it answers alike. Everything
+//! the base, a QDoRA fine-tune, loss and answers after, the merged model, and the check that it answers alike. Everything
 //! goes through files in one folder and the same code as the commands that it prints.
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,9 @@ use dora_models::checkpoint::{ensure_writable_dir, write_file};
 use dora_models::generate::Sampling;
 use serde_json::{Value, json};
 
+use super::eval::WeightArgs;
 use super::generate::continue_text;
+use super::train::DataArgs;
 use super::{eval, merge, train};
 use crate::base::Base;
 use crate::console::Console;
@@ -69,8 +71,11 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let say = |text: String| console.say(&text);
 
     say(format!("A small Llama lives in {}: a task manager's assistant that speaks plainly.", model.display()))?;
-    say(format!("600 rows in {} give it a persona. Here is DoRA teaching it.\n", train_rows.display()))?;
-    let before = answers(&model, None, console)?;
+    say(format!(
+        "600 rows in {} give it a persona. Here is QDoRA, DoRA over 4-bit weights, teaching it.\n",
+        train_rows.display()
+    ))?;
+    let before = answers(&model, None, WeightArgs::in_4_bits(), console)?;
     let line = [
         "train",
         "--model",
@@ -81,7 +86,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         &shown(&held_out),
         "--output",
         &shown(&adapter),
-        "--method=dora",
+        "--method=qdora",
         "--lr=2e-3",
         "--schedule=cosine",
         "--epochs=8",
@@ -96,13 +101,20 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     say(format!("\n{}", outcome.counts))?;
     say(format!("held-out loss: {loss_before:.3} before, {loss_after:.3} after\n"))?;
 
-    let after = answers(&model, Some(&adapter), console)?;
+    let after = answers(&model, Some(&adapter), WeightArgs::in_4_bits(), console)?;
     for ((prompt, before), after) in PROMPTS.iter().zip(&before).zip(&after) {
         say(format!("  you     {prompt}\n  before {before}\n  after  {after}\n"))?;
     }
 
-    merge::merge(&merge::Args { model: model.clone(), adapter: adapter.clone(), output: merged.clone() })?;
-    let merged_answers = answers(&merged, None, console)?;
+    merge::merge(&merge::Args {
+        model: model.clone(),
+        adapter: adapter.clone(),
+        output: merged.clone(),
+        merge_base: Some(merge::Base::Dequantized),
+        eval_data: Vec::new(),
+        rows: DataArgs::default(),
+    })?;
+    let merged_answers = answers(&merged, None, WeightArgs::default(), console)?;
     if merged_answers != after {
         bail!("the merged model answers {merged_answers:?}, expected what the adapter answers: {after:?}");
     }
@@ -131,8 +143,8 @@ fn shown(path: &Path) -> String {
 }
 
 /// What a model says to the prompts, greedily.
-fn answers(model: &Path, adapter: Option<&Path>, console: &Console) -> Result<Vec<String>> {
-    let mut base: Base = eval::open(model, None, console)?;
+fn answers(model: &Path, adapter: Option<&Path>, weights: WeightArgs, console: &Console) -> Result<Vec<String>> {
+    let mut base: Base = eval::open(model, &weights, console)?;
     if let Some(dir) = adapter {
         Adapter::load(&mut *base.model, dir, base.architecture.default_targets)?;
     }

@@ -10,8 +10,9 @@ use std::time::Instant;
 use anyhow::Result;
 use dora_adapters::Adapter;
 use dora_adapters::count::{Counts, count};
-use dora_models::checkpoint::{CheckpointWriter, copy_side_files, ensure_writable_dir};
+use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, copy_side_files, ensure_writable_dir};
 use dora_models::model::LoadOptions;
+use dora_models::nf4::WeightOptions;
 use dora_tensor::{DType, Parameter};
 use dora_train::data::Plan;
 use dora_train::objective::CausalLm;
@@ -56,7 +57,9 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
         return Err(Usage(format!("--output {found} is the base model's folder, expected one of its own")).into());
     }
     let full = args.adapter.method == Method::Full;
-    let options = LoadOptions { dtype: args.dtype.map(Into::into), trained: full };
+    let nf4 = args.adapter.method.is_quantized().then(|| args.nf4.options()).transpose()?;
+    let weights = WeightOptions { dtype: args.dtype.map(Into::into), nf4 };
+    let options = LoadOptions { weights, trained: full };
     let mut base = Base::load(&args.model, options, console)?;
     let data_options = args.rows.options(&base)?;
     let data = load(&args.data, &base, &data_options, console)?;
@@ -111,7 +114,7 @@ impl Trained {
             None => Adapter::begin(&mut *base.model, args.adapter.config()?, defaults, args.seed)?,
         };
         let config = adapter.config_mut();
-        if config.use_dora != (args.adapter.method == Method::Dora) {
+        if config.use_dora != args.adapter.method.is_dora() {
             let found = if config.use_dora { "dora" } else { "lora" };
             let text = format!("--init-adapter holds a {found} adapter, expected one of the kind of --method");
             return Err(Usage(text).into());
@@ -132,7 +135,6 @@ impl Trained {
 
 /// Every parameter in the type that the base has it in, and the base's other files.
 fn save_model(parameters: &[Parameter], base: &Base, args: &Args) -> Result<()> {
-    const MAX_SHARD_BYTES: usize = 5_000_000_000;
     let checkpoint = dora_models::checkpoint::Checkpoint::open(&base.dir)?;
     let dtype = |p: &Parameter| Ok(checkpoint.tensor(p.name())?.dtype());
     let dtypes: Vec<DType> = parameters.iter().map(dtype).collect::<Result<_>>()?;

@@ -4,6 +4,7 @@
 //! Source: <https://github.com/huggingface/safetensors#format>.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
@@ -78,8 +79,32 @@ impl Header {
     }
 }
 
+/// The type that a tensor has in a file that is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileType {
+    /// One that is computed with.
+    Element(DType),
+    /// Bytes: packed codes.
+    U8,
+}
+
+impl From<DType> for FileType {
+    fn from(dtype: DType) -> Self {
+        FileType::Element(dtype)
+    }
+}
+
+impl fmt::Display for FileType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FileType::Element(dtype) => dtype.fmt(f),
+            FileType::U8 => f.write_str("u8"),
+        }
+    }
+}
+
 /// A tensor that is to be written: name, type and shape.
-pub(super) type Planned = (String, DType, Vec<usize>);
+pub(super) type Planned = (String, FileType, Vec<usize>);
 
 /// Where everything goes in a file that is to be written.
 pub(super) struct Layout {
@@ -132,13 +157,17 @@ impl Layout {
 }
 
 /// Bytes that a tensor takes.
-pub(super) fn bytes_of(dtype: DType, shape: &[usize]) -> usize {
-    shape.iter().product::<usize>() * dtype.size()
+pub(super) fn bytes_of(dtype: FileType, shape: &[usize]) -> usize {
+    let size = match dtype {
+        FileType::Element(dtype) => dtype.size(),
+        FileType::U8 => 1,
+    };
+    shape.iter().product::<usize>() * size
 }
 
 /// The element type that a file's type is held as; `None` where this library does not compute with it.
 pub(super) fn loaded_type(dtype: Dtype) -> Option<DType> {
-    [DType::F32, DType::BF16, DType::F16].into_iter().find(|&ours| stored_type(ours) == dtype)
+    [DType::F32, DType::BF16, DType::F16].into_iter().find(|&ours| stored_type(ours.into()) == dtype)
 }
 
 /// An error about the whole file.
@@ -146,11 +175,12 @@ pub(super) fn damaged(path: &Path, problem: String) -> Error {
     Error::Checkpoint { path: path.to_owned(), problem }
 }
 
-fn stored_type(dtype: DType) -> Dtype {
+fn stored_type(dtype: FileType) -> Dtype {
     match dtype {
-        DType::F32 => Dtype::F32,
-        DType::BF16 => Dtype::BF16,
-        DType::F16 => Dtype::F16,
+        FileType::Element(DType::F32) => Dtype::F32,
+        FileType::Element(DType::BF16) => Dtype::BF16,
+        FileType::Element(DType::F16) => Dtype::F16,
+        FileType::U8 => Dtype::U8,
     }
 }
 

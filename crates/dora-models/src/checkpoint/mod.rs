@@ -15,6 +15,7 @@ mod tests;
 mod write;
 mod writer;
 
+pub use header::FileType;
 pub use safetensors_file::{RawTensor, SafetensorsFile, read_safetensors};
 pub use write::{copy_side_files, ensure_writable_dir, write_file, write_safetensors};
 pub use writer::CheckpointWriter;
@@ -22,7 +23,7 @@ pub use writer::CheckpointWriter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use dora_tensor::Tensor;
+use dora_tensor::{SharedBytes, Tensor};
 
 use crate::error::{Error, Result};
 use header::damaged;
@@ -30,6 +31,9 @@ use index::INDEX;
 
 /// File name of a checkpoint that is not sharded.
 const SINGLE: &str = "model.safetensors";
+
+/// Shards of 5 GB, as Hugging Face cut them for years.
+pub const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
 /// The tensors of a model folder.
 #[derive(Debug)]
@@ -97,6 +101,16 @@ impl Checkpoint {
     /// A tensor of any type, as its bytes.
     pub fn raw(&self, name: &str) -> Result<RawTensor<'_>> {
         self.file(name, "a tensor of this name")?.raw(name)
+    }
+
+    /// The bytes of a tensor of any type, sharing the mapped file.
+    pub fn shared(&self, name: &str) -> Result<SharedBytes> {
+        self.file(name, "a tensor of this name")?.shared(name)
+    }
+
+    /// Gives the memory of a tensor's mapped bytes back; they are read from the file again when somebody looks.
+    pub fn release(&self, name: &str) -> Result<()> {
+        self.file(name, "a tensor of this name")?.release(name)
     }
 
     /// Fails if there is a tensor that is neither `used` nor `ignored`: the model would not be what the files say.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dora_tensor::Tensor;
+use dora_tensor::{SharedBytes, Tensor};
 use memmap2::Mmap;
 
 use super::header::{Entry, Header, damaged, loaded_type};
@@ -97,6 +97,24 @@ impl SafetensorsFile {
         let entry = self.entry(name, "a tensor of this name")?;
         let bytes = &self.map[entry.range.clone()];
         Ok(RawTensor { dtype: entry.dtype.to_string(), shape: &entry.shape, bytes })
+    }
+
+    /// The bytes of a tensor of any type, sharing the mapped file.
+    pub fn shared(&self, name: &str) -> Result<SharedBytes> {
+        let range = self.entry(name, "a tensor of this name")?.range.clone();
+        Ok(Arc::new(MappedRange { map: self.map.clone(), range }))
+    }
+
+    /// Gives the memory of a tensor's mapped bytes back; they are read from the file again when somebody looks.
+    pub fn release(&self, name: &str) -> Result<()> {
+        let range = self.entry(name, "a tensor of this name")?.range.clone();
+        #[cfg(unix)]
+        if !range.is_empty() {
+            // SAFETY: the mapping is read-only and of a file, so what is dropped comes back from the file unchanged.
+            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) }
+                .map_err(Error::io("release", &self.path))?;
+        }
+        Ok(())
     }
 
     fn entry(&self, name: &str, expected: &str) -> Result<&Entry> {

@@ -38,7 +38,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes tensors to one safetensors file, which is the same to the byte for the same tensors in any order.
 pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, &str)]) -> Result<()> {
-    let planned = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.dtype(), tensor.shape().to_vec());
+    let planned = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.dtype().into(), tensor.shape().to_vec());
     let layout = Layout::of(&tensors.iter().map(planned).collect::<Vec<_>>(), metadata, path)?;
     let mut file = Temporary::create(path)?;
     file.write_at(0, &layout.header)?;

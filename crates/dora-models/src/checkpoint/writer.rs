@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dora_tensor::{DType, Tensor};
+use dora_tensor::Tensor;
 
-use super::header::{Layout, Planned, bytes_of, damaged};
+use super::header::{FileType, Layout, Planned, bytes_of, damaged};
 use super::index::{self, INDEX};
 use super::write::{Temporary, bytes, sync_parent, write_file};
 use super::{SINGLE, is_checkpoint_file};
@@ -33,7 +33,12 @@ struct Slot {
 impl CheckpointWriter {
     /// Begins a checkpoint of these tensors (name, type, shape), cut into shards of at most `max_shard_bytes` of data, but at
     /// least one tensor each.
-    pub fn create(dir: &Path, plan: Vec<(String, DType, Vec<usize>)>, max_shard_bytes: usize) -> Result<Self> {
+    pub fn create<T: Into<FileType>>(
+        dir: &Path,
+        plan: Vec<(String, T, Vec<usize>)>,
+        max_shard_bytes: usize,
+    ) -> Result<Self> {
+        let plan: Vec<Planned> = plan.into_iter().map(|(name, dtype, shape)| (name, dtype.into(), shape)).collect();
         // Across shards as within one, a name comes once.
         let mut names = BTreeSet::new();
         if let Some((name, ..)) = plan.iter().find(|(name, ..)| !names.insert(name)) {
@@ -61,23 +66,28 @@ impl CheckpointWriter {
 
     /// Writes the plan's next tensor, which must be this one.
     pub fn write(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
+        self.write_bytes(name, tensor.dtype().into(), tensor.shape(), bytes(tensor))
+    }
+
+    /// As [`write`](Self::write), for a tensor of any type given as its bytes, little-endian.
+    pub fn write_bytes(&mut self, name: &str, dtype: FileType, shape: &[usize], content: &[u8]) -> Result<()> {
         let slot = self.plan.get(self.written);
         let planned = slot.map(|slot| &slot.tensor);
         let file = slot.map_or(&*self.dir, |slot| self.shards[slot.shard].target());
-        let described = |dtype: DType, shape: &[usize]| format!("{dtype} of shape {shape:?}");
+        let described = |dtype: FileType, shape: &[usize]| format!("{dtype} of shape {shape:?}");
         let error = |found: String, expected: String| {
             Err(Error::Tensor { path: file.to_owned(), tensor: name.into(), found, expected })
         };
         match planned {
-            Some((next, dtype, shape)) if next == name && *dtype == tensor.dtype() && shape == tensor.shape() => {}
-            Some((next, dtype, shape)) if next == name => {
-                return error(described(tensor.dtype(), tensor.shape()), described(*dtype, shape));
+            Some((next, planned, size)) if next == name && *planned == dtype && size == shape => {}
+            Some((next, planned, size)) if next == name => {
+                return error(described(dtype, shape), described(*planned, size));
             }
             Some((next, ..)) => return error("it as the next to write".into(), format!("{next} by the plan")),
             None => return error("it as the next to write".into(), "no more by the plan".into()),
         }
         let Slot { shard, offset, .. } = self.plan[self.written];
-        self.shards[shard].write_at(offset, bytes(tensor))?;
+        self.shards[shard].write_at(offset, content)?;
         self.written += 1;
         if self.plan.get(self.written).is_none_or(|next| next.shard != shard) {
             self.shards[shard].sync()?;

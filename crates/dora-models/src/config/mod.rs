@@ -86,6 +86,7 @@ impl LlamaConfig {
         for (name, only) in unsupported() {
             f.only(name, &only)?;
         }
+        check_quantization(f)?;
         let hidden_size = f.required_size("hidden_size")?;
         let num_attention_heads = f.required_size("num_attention_heads")?;
         let mut config = Self {
@@ -221,9 +222,22 @@ fn head_dim(fields: &mut Fields, hidden_size: usize, heads: usize) -> Result<usi
     }
 }
 
+/// Weights may be in bitsandbytes' NF4; which of them are, their tensors say.
+fn check_quantization(fields: &mut Fields) -> Result<()> {
+    let Some(mut quantization) = fields.object("quantization_config")? else { return Ok(()) };
+    let method = quantization.text("quant_method")?;
+    if method.as_deref() != Some("bitsandbytes") {
+        let found = method.map_or("missing".into(), |m| json!(m).to_string());
+        return Err(quantization.error("quant_method", &found, "\"bitsandbytes\""));
+    }
+    quantization.only("load_in_8bit", &json!(false))?;
+    quantization.only("bnb_4bit_quant_type", &json!("nf4"))?;
+    quantization.only("bnb_4bit_quant_storage", &json!("uint8"))
+}
+
 /// Fields that change the result, each with the one value that is supported.
 fn unsupported() -> Vec<(&'static str, Value)> {
-    let none = ["quantization_config", "compression_config", "auto_map", "sliding_window", "num_local_experts"];
+    let none = ["compression_config", "auto_map", "sliding_window", "num_local_experts"];
     let multipliers = ["attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"];
     let soft_caps = ["attn_logit_softcapping", "final_logit_softcapping"];
     let mut fields = vec![

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use dora_tensor::Nf4Options;
 use dora_train::data::{LoadOptions, LongRows, PlanOptions};
 use dora_train::optimizer::OptimizerOptions;
 use dora_train::run::RunOptions;
 use dora_train::schedule::Schedule;
 
-use crate::adapter_args::{AdapterArgs, Method};
+use crate::adapter_args::{AdapterArgs, Method, Nf4Args};
 use crate::base::{Base, Precision};
 use crate::failure::Usage;
 
@@ -31,6 +32,8 @@ pub struct Args {
     /// Start from this adapter and keep its settings
     #[arg(long, conflicts_with_all = crate::adapter_args::SETTLED)]
     pub init_adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub nf4: Nf4Args,
     #[command(flatten)]
     pub rows: DataArgs,
     /// Learning rate [default: 2e-4, or 2e-5 with --method full]
@@ -118,6 +121,12 @@ enum Long {
     Truncate,
 }
 
+impl Default for DataArgs {
+    fn default() -> Self {
+        DataArgs { max_seq_len: None, long_rows: Long::Refuse }
+    }
+}
+
 impl DataArgs {
     /// How rows are read for a model.
     pub fn options(&self, base: &Base) -> Result<LoadOptions> {
@@ -148,12 +157,19 @@ impl Args {
         number("--weight-decay", self.weight_decay, "of at least 0", self.weight_decay >= 0.0)?;
         number("--max-grad-norm", self.max_grad_norm, "of at least 0", self.max_grad_norm >= 0.0)?;
         let method = self.adapter.method;
-        if self.lr_magnitude.is_some() && method != Method::Dora {
-            return Err(Usage("--lr-magnitude is for --method dora, which alone has magnitudes".into()).into());
+        if self.lr_magnitude.is_some() && !method.is_dora() {
+            return Err(
+                Usage("--lr-magnitude is for --method dora or qdora, which alone have magnitudes".into()).into()
+            );
+        }
+        let nf4 = self.nf4.options()?;
+        if !method.is_quantized() && nf4 != Nf4Options::default() {
+            let text = "--block-size and --no-double-quant are for --method qlora or qdora, which alone quantise";
+            return Err(Usage(text.into()).into());
         }
         if method == Method::Full {
             if self.init_adapter.is_some() {
-                return Err(Usage("--init-adapter is for --method lora or dora, expected none with full".into()).into());
+                return Err(Usage("--init-adapter is for adapters, expected none with --method full".into()).into());
             }
             if self.dtype.is_some() {
                 return Err(Usage("--dtype is for frozen weights, expected none with --method full".into()).into());
@@ -209,6 +225,16 @@ impl Args {
         }
     }
 
+    /// How the frozen weights are quantised, if they are.
+    fn nf4_record(&self) -> Option<serde_json::Value> {
+        let record = || {
+            serde_json::json!({
+                "block_size": self.nf4.block_size, "double_quant": !self.nf4.no_double_quant,
+            })
+        };
+        self.adapter.method.is_quantized().then(record)
+    }
+
     /// Every option of training, resolved, for the record.
     pub fn resolved(&self, steps: usize, data: &LoadOptions) -> serde_json::Value {
         serde_json::json!({
@@ -219,7 +245,7 @@ impl Args {
             "max_grad_norm": self.max_grad_norm, "batch_size": self.batch_size, "grad_accum": self.grad_accum,
             "packing": self.packing, "max_steps": steps, "seed": self.seed, "no_shuffle": self.no_shuffle,
             "eval_every": self.eval_every, "gradient_checkpointing": self.gradient_checkpointing,
-            "dtype": self.dtype.map(name), "threads": rayon::current_num_threads(),
+            "dtype": self.dtype.map(name), "nf4": self.nf4_record(), "threads": rayon::current_num_threads(),
         })
     }
 }

@@ -197,7 +197,7 @@ fn tensors_come_as_planned_and_an_unfinished_save_leaves_nothing() {
     assert_eq!(listing(&dir), before);
     assert_holds(&dir, &tensors);
 
-    let mut writer = CheckpointWriter::create(dir.path(), Vec::new(), 18).unwrap();
+    let mut writer = CheckpointWriter::create(dir.path(), Vec::<(String, DType, Vec<usize>)>::new(), 18).unwrap();
     assert_eq!(
         message(&dir, writer.write(name, first)),
         "DIR: tensor odd.bf16: found it as the next to write, expected no more by the plan"

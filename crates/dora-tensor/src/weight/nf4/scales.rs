@@ -84,7 +84,7 @@ pub fn nested_quant_map() -> &'static [f32] {
             let power = 10f64.powi(i - 6) as f32;
             let step = (1.0f32 - 0.1) / steps as f32;
             // As torch.linspace: from the nearer end, with one rounding.
-            let boundary = |k: usize| match k < (steps + 1) / 2 {
+            let boundary = |k: usize| match k < steps.div_ceil(2) {
                 true => step.mul_add(k as f32, 0.1),
                 false => step.mul_add(-((steps - k) as f32), 1.0),
             };
