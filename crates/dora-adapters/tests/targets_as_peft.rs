@@ -15,12 +15,13 @@ const DEFAULTS: [&str; 2] = ["q_proj", "v_proj"];
 const REFUSED: [&str; 2] = ["output embedding", "input embedding"];
 
 /// PEFT accepts entries without effect; here they are refused when an adapter begins.
-const REFUSED_TO_BEGIN: [&str; 8] = [
+const REFUSED_TO_BEGIN: [&str; 9] = [
     "name is not a part of a word",
     "name of nothing beside one of something",
     "exclude pattern matches whole paths only",
     "exclude what is not there",
     "layer that is not there",
+    "24 shortened paths in layers",
     "rank: not a part of a word",
     "rank: anchored",
     "rank: no target",
