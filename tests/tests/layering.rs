@@ -19,7 +19,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("dora-cli", &["dora-kernels", "dora-tensor", "dora-models", "dora-adapters", "dora-train"]),
     ("dora-tests", &["dora-kernels", "dora-tensor", "dora-models", "dora-adapters", "dora-train", "dora-cli"]),
     ("dora-benches", &["dora-kernels", "dora-tensor", "dora-models", "dora-adapters", "dora-train", "dora-cli"]),
-    ("xtask", &[]),
+    ("xtask", &["dora-kernels", "dora-tensor", "dora-models"]),
 ];
 
 /// The packages that may report errors with anyhow.

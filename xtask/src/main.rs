@@ -2,6 +2,7 @@
 
 mod ci;
 mod demo_model;
+mod synth_model;
 
 use std::path::Path;
 
@@ -22,6 +23,8 @@ enum Task {
     Ci,
     /// Rebuild the model that `dora quickstart` carries, from generated text
     TrainDemoModel(demo_model::Args),
+    /// Write a checkpoint of a published model's shape with random weights, to measure with
+    SynthModel(synth_model::Args),
 }
 
 fn main() -> Result<()> {
@@ -29,5 +32,6 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::Ci => ci::run(root),
         Task::TrainDemoModel(args) => demo_model::run(root, &args),
+        Task::SynthModel(args) => synth_model::run(root, &args),
     }
 }

@@ -267,11 +267,18 @@ impl Loader<'_> {
         }
     }
 
+    /// A copy in `f32`: to read a small tensor from the mapped file may bring a whole huge page of its neighbours into memory.
+    fn small(&mut self, name: &str, len: usize) -> Result<Tensor> {
+        let tensor = Tensor::from_vec(self.take(name, &[len], None)?.to_vec(), &[len])?;
+        self.checkpoint.release(name)?;
+        Ok(tensor)
+    }
+
     /// A norm's weight or a bias, always `f32`.
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
         match self.options.trained {
             true => Ok(Vector::Trained(self.parameter(name, &[len])?)),
-            false => Ok(Vector::Frozen(self.take(name, &[len], Some(DType::F32))?)),
+            false => Ok(Vector::Frozen(self.small(name, len)?)),
         }
     }
 
@@ -293,7 +300,7 @@ impl Loader<'_> {
             },
             false => Base::Frozen {
                 weight: self.weight(&weight, (out, shape.in_features))?,
-                bias: shape.bias.then(|| self.take(&bias, &[out], Some(DType::F32))).transpose()?,
+                bias: shape.bias.then(|| self.small(&bias, out)).transpose()?,
             },
         };
         Ok(Linear::new(shape, base))

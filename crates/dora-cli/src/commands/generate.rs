@@ -124,6 +124,11 @@ pub fn continue_text(
         let context = base.model.context();
         return Err(Usage(format!("--prompt has {} tokens, expected at most the model's {context}", ids.len())).into());
     }
+    let vocab_size = base.model.vocab_size();
+    if let Some((at, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= vocab_size) {
+        let found = format!("--prompt has token id {id} at position {at}, beyond the embedding's {vocab_size} rows");
+        return Err(Usage(format!("{found} (is tokenizer.json another model's?)")).into());
+    }
     let (mut new, mut shown) = (Vec::new(), String::new());
     let (generated, stop) = generate(&*base.model, &ids, max_new_tokens, &base.eos_token_ids(), sampling, |token| {
         new.push(token);

@@ -7,13 +7,13 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use dora_adapters::Adapter;
 use dora_adapters::count::{Counts, count};
 use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, copy_side_files, ensure_writable_dir};
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
-use dora_tensor::{DType, Parameter};
+use dora_tensor::{DType, Parameter, Tensor};
 use dora_train::data::Plan;
 use dora_train::objective::CausalLm;
 use dora_train::run::{Ending, run as run_loop};
@@ -80,11 +80,19 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     let options = args.run_options(steps, BATCH_TOKENS);
     let ended = run_loop(&objective, &trained.parameters, &data, &plan, held_out.as_ref(), &options, &mut watch);
     watch.finish();
-    // The parameters are those of the last good step, also where the run stopped before a bad one.
-    trained.save(args, &base)?;
-    let ending =
-        ended.inspect_err(|_| console.note(format!("saved the steps before it in {}", args.output.display())))?;
-    let object = record.finish(&args.output, ending, &watch, start.elapsed())?;
+    // The parameters are those of the last good step, also where the run stopped before a bad one; without a good step
+    // there is nothing to save.
+    let nothing = ended.is_err() && watch.steps() == 0;
+    let saved = if nothing { Ok(()) } else { trained.save(args, &base) };
+    let good = ended.as_ref().ok().copied().filter(|_| saved.is_ok());
+    let object = record.finish(&args.output, good, &watch, start.elapsed());
+    let ending = ended.inspect_err(|_| match &saved {
+        Ok(()) if nothing => {}
+        Ok(()) => console.note(format!("saved the steps before it in {}", args.output.display())),
+        Err(error) => console.note(format!("saved nothing: {error}")),
+    })?;
+    saved?;
+    let object = object?;
     Ok(Outcome {
         text: watch.summary(&args.output, ending),
         object,
@@ -127,9 +135,24 @@ impl Trained {
 
     fn save(&self, args: &Args, base: &Base) -> Result<()> {
         match &self.adapter {
-            Some(adapter) => Ok(adapter.save(&args.output)?),
+            Some(adapter) => {
+                self.parameters.iter().try_for_each(|p| check_finite(p.name(), &p.value()))?;
+                Ok(adapter.save(&args.output)?)
+            }
             None => save_model(&self.parameters, base, args),
         }
+    }
+}
+
+/// A last step can still spoil what no loss has seen.
+fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
+    match tensor.to_vec().iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => bail!(
+            "after the last step {name} has elements that are not finite in {}, expected finite numbers (a lower \
+             learning rate may help)",
+            tensor.dtype()
+        ),
     }
 }
 
@@ -141,7 +164,9 @@ fn save_model(parameters: &[Parameter], base: &Base, args: &Args) -> Result<()> 
     let plan = parameters.iter().zip(&dtypes).map(|(p, d)| (p.name().to_owned(), *d, p.value().shape().to_vec()));
     let mut writer = CheckpointWriter::create(&args.output, plan.collect(), MAX_SHARD_BYTES)?;
     for (parameter, dtype) in parameters.iter().zip(dtypes) {
-        writer.write(parameter.name(), &parameter.value().to_dtype(dtype))?;
+        let tensor = parameter.value().to_dtype(dtype);
+        check_finite(parameter.name(), &tensor)?;
+        writer.write(parameter.name(), &tensor)?;
     }
     writer.finish()?;
     Ok(copy_side_files(&base.dir, &args.output)?)

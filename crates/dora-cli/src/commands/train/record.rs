@@ -48,11 +48,15 @@ impl Record {
         Ok(Record(record))
     }
 
-    /// Adds what came of it, writes it, and gives it.
-    pub fn finish(mut self, output: &Path, ending: Ending, watch: &Watch, time: Duration) -> Result<Value> {
-        let finished = ending == Ending::Finished;
+    /// Adds what came of it, writes it, and gives it; no ending: the run failed.
+    pub fn finish(mut self, output: &Path, ending: Option<Ending>, watch: &Watch, time: Duration) -> Result<Value> {
+        let ending = match ending {
+            Some(Ending::Finished) => "finished",
+            Some(Ending::Interrupted(_)) => "interrupted",
+            None => "failed",
+        };
         self.0["results"] = json!({
-            "ending": if finished { "finished" } else { "interrupted" },
+            "ending": ending,
             "steps": watch.steps(),
             "final_loss": watch.last_loss(),
             "eval_loss_before": watch.held_out().map(|(before, _)| before),

@@ -1,0 +1,146 @@
+//! `cargo xtask synth-model`: a checkpoint of a published model's shape with seeded random weights in bf16, cut into shards as
+//! Hugging Face does, and the demo's tokenizer, so that anyone can measure time and memory at that size.
+//!
+//! Matrices have mean 0 and deviation 0.02 (sums of four uniform 16-bit draws), norms are 1.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, ensure_writable_dir, write_file};
+use dora_models::config::LlamaConfig;
+use dora_tensor::rng::Stream;
+use dora_tensor::{DType, SharedBytes, Tensor};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Arguments of `cargo xtask synth-model`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Shape: llama2-7b, llama2-13b, llama3-8b, llama3.2-1b, llama3.2-3b or smollm2-135m
+    #[arg(long)]
+    config: String,
+    /// Folder to write to
+    #[arg(long)]
+    output: PathBuf,
+    /// Seed of the weights
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Name, hidden, MLP, layers, heads, key-value heads, vocabulary, context, θ, tied.
+type Shape = (&'static str, usize, usize, usize, usize, usize, usize, usize, f64, bool);
+
+/// Of the published `config.json` files.
+const SHAPES: [Shape; 6] = [
+    ("llama2-7b", 4096, 11008, 32, 32, 32, 32000, 4096, 1e4, false),
+    ("llama2-13b", 5120, 13824, 40, 40, 40, 32000, 4096, 1e4, false),
+    ("llama3-8b", 4096, 14336, 32, 32, 8, 128256, 8192, 5e5, false),
+    ("llama3.2-1b", 2048, 8192, 16, 32, 8, 128256, 131072, 5e5, true),
+    ("llama3.2-3b", 3072, 8192, 28, 24, 8, 128256, 131072, 5e5, true),
+    ("smollm2-135m", 576, 1536, 30, 9, 3, 49152, 8192, 1e5, true),
+];
+
+/// Writes the checkpoint.
+pub fn run(root: &Path, args: &Args) -> Result<()> {
+    let Some(shape) = SHAPES.iter().find(|shape| shape.0 == args.config) else {
+        let known: Vec<&str> = SHAPES.iter().map(|shape| shape.0).collect();
+        bail!("--config is {:?}, expected one of {}", args.config, known.join(", "));
+    };
+    ensure_writable_dir(&args.output)?;
+    let text = format!("{:#}\n", config(shape));
+    let path = args.output.join("config.json");
+    let config = LlamaConfig::from_json(&text, &path)?;
+    write_file(&path, text.as_bytes())?;
+    let assets = root.join("crates/dora-cli/assets/model");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let bytes = fs::read(assets.join(name)).with_context(|| format!("reading {name} of the demo model"))?;
+        write_file(&args.output.join(name), &bytes)?;
+    }
+    let tensors = tensors(&config);
+    let plan = tensors.iter().map(|(name, shape)| (name.clone(), DType::BF16, shape.clone())).collect();
+    let mut writer = CheckpointWriter::create(&args.output, plan, MAX_SHARD_BYTES)?;
+    for (number, (name, shape)) in (0..).zip(&tensors) {
+        let bytes: SharedBytes = Arc::new(values(args.seed, number, shape));
+        writer.write(name, &Tensor::from_shared(bytes, DType::BF16, shape)?)?;
+    }
+    writer.finish()?;
+    println!("{} parameters in {}", config.shape().parameters, args.output.display());
+    Ok(())
+}
+
+fn config(&(_, hidden, mlp, layers, heads, kv_heads, vocabulary, context, theta, tied): &Shape) -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden,
+        "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "head_dim": hidden / heads, "hidden_act": "silu",
+        "max_position_embeddings": context, "rms_norm_eps": 1e-5, "rope_theta": theta, "attention_bias": false,
+        "mlp_bias": false, "tie_word_embeddings": tied, "eos_token_id": 0, "dtype": "bfloat16",
+    })
+}
+
+/// Names and shapes in the order of execution.
+fn tensors(config: &LlamaConfig) -> Vec<(String, Vec<usize>)> {
+    let shape = config.shape();
+    let stored = |name: &str| !config.tie_word_embeddings || name != "lm_head";
+    let linears = shape.linears.iter().filter(|linear| stored(&linear.path));
+    let matrices = linears.map(|l| (format!("{}.weight", l.path), vec![l.out_features, l.in_features]));
+    let others = shape.other_modules.iter().map(|path| match path.as_str() {
+        "model.embed_tokens" => (format!("{path}.weight"), vec![config.vocab_size, config.hidden_size]),
+        _ => (format!("{path}.weight"), vec![config.hidden_size]),
+    });
+    let mut tensors: Vec<_> = others.chain(matrices).collect();
+    tensors.sort();
+    tensors
+}
+
+/// Elements as bf16 bytes.
+fn values(seed: u64, number: u32, shape: &[usize]) -> Vec<u8> {
+    const ONE: [u8; 2] = [0x80, 0x3f];
+    let count = shape.iter().product::<usize>();
+    if shape.len() == 1 {
+        return ONE.repeat(count);
+    }
+    let stream = Stream { seed, step: 0, op: number };
+    let mut bytes = vec![0; 2 * count];
+    // A block of four random words makes two elements.
+    bytes.par_chunks_mut(4 << 12).enumerate().for_each(|(part, bytes)| {
+        for (i, pair) in bytes.chunks_mut(4).enumerate() {
+            let words = stream.block(((part << 12) + i) as u32);
+            for (element, halves) in pair.chunks_mut(2).zip(words.chunks(2)) {
+                let sum: u32 = halves.iter().map(|w| (w & 0xffff) + (w >> 16)).sum();
+                // Four uniform draws of 0..65536: mean 131070, deviation 37837.
+                let value = (sum as f32 - 131_070.0) * (0.02 / 37_837.0);
+                element.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes());
+            }
+        }
+    });
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_the_mean_and_the_deviation() {
+        let bytes = values(1, 2, &[301, 97]);
+        let wide: Vec<f64> = bytes.chunks(2).map(|b| f64::from(half::bf16::from_le_bytes([b[0], b[1]]))).collect();
+        let mean = wide.iter().sum::<f64>() / wide.len() as f64;
+        let deviation = (wide.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / wide.len() as f64).sqrt();
+        assert!(mean.abs() < 5e-4 && (deviation - 0.02).abs() < 5e-4, "{mean} {deviation}");
+        assert_ne!(bytes, values(2, 2, &[301, 97]));
+    }
+
+    #[test]
+    fn the_shapes_have_their_published_counts() {
+        let counts = [6_738_415_616, 13_015_864_320, 8_030_261_248, 1_235_814_400, 3_212_749_824, 134_515_008];
+        for (shape, count) in SHAPES.iter().zip(counts) {
+            let config = LlamaConfig::from_json(&config(shape).to_string(), Path::new("config.json")).unwrap();
+            assert_eq!(config.shape().parameters, count, "{}", shape.0);
+            let stored: usize = tensors(&config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+            assert_eq!(stored, count, "{}", shape.0);
+        }
+    }
+}
