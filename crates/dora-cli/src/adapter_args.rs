@@ -1,10 +1,11 @@
 //! Options of an adapter, under PEFT's names.
 
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 use dora_adapters::config::{AdapterConfig, Init, Modules, Purpose, TargetModules};
 use dora_adapters::pattern::{Overrides, PathPattern};
 use dora_tensor::Nf4Options;
 
+use crate::base::Base;
 use crate::failure::Usage;
 
 /// What is trained.
@@ -38,9 +39,9 @@ impl Method {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "4-bit weights")]
 pub struct Nf4Args {
-    /// Elements that share a scale: 64, 128, 256, 512, 1024, 2048 or 4096
-    #[arg(long, default_value_t = 64)]
-    pub block_size: usize,
+    /// Elements that share a scale: 64, 128, 256, 512, 1024, 2048 or 4096 [default: 64, or as the model's folder has it]
+    #[arg(long)]
+    pub block_size: Option<usize>,
     /// Keep the scales in 32 bits instead of 8
     #[arg(long)]
     pub no_double_quant: bool,
@@ -49,17 +50,36 @@ pub struct Nf4Args {
 impl Nf4Args {
     /// The library's options.
     pub fn options(&self) -> Result<Nf4Options, Usage> {
-        match self.block_size {
-            64 | 128 | 256 | 512 | 1024 | 2048 | 4096 => {
-                Ok(Nf4Options { block_size: self.block_size, double_quant: !self.no_double_quant })
+        match self.block_size.unwrap_or(Nf4Options::default().block_size) {
+            block_size @ (64 | 128 | 256 | 512 | 1024 | 2048 | 4096) => {
+                Ok(Nf4Options { block_size, double_quant: !self.no_double_quant })
             }
             size => Err(Usage(format!("--block-size is {size}, expected 64, 128, 256, 512, 1024, 2048 or 4096"))),
         }
     }
 }
 
+impl Nf4Args {
+    /// Whether any is given.
+    pub fn is_given(&self) -> bool {
+        self.block_size.is_some() || self.no_double_quant
+    }
+
+    /// Refuses what is given where a folder holds its layers in 4 bits otherwise: nothing is quantised again.
+    pub fn check(&self, base: &Base) -> Result<(), Usage> {
+        let Some(Nf4Options { block_size, double_quant }) = base.nf4 else { return Ok(()) };
+        if self.block_size.is_none_or(|size| size == block_size) && !(self.no_double_quant && double_quant) {
+            return Ok(());
+        }
+        let (path, scales) = (base.dir.display(), if double_quant { "with" } else { "without" });
+        Err(Usage(format!(
+            "{path} is in 4 bits of --block-size {block_size} {scales} double quantisation, expected no other setting"
+        )))
+    }
+}
+
 /// Options that make an adapter's settings.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, PartialEq, clap::Args)]
 #[command(next_help_heading = "Adapter")]
 pub struct AdapterArgs {
     /// What to train
@@ -111,7 +131,22 @@ pub const SETTLED: [&str; 10] = [
     "alpha_pattern",
 ];
 
+/// The options above as they are when none is given.
+#[derive(Parser)]
+struct Defaults {
+    #[command(flatten)]
+    adapter: AdapterArgs,
+}
+
 impl AdapterArgs {
+    /// Refuses settings of an adapter where every weight is trained, as there is none then.
+    pub fn check_full(&self) -> Result<(), Usage> {
+        match *self == Defaults::parse_from(["dora", "--method=full"]).adapter {
+            true => Ok(()),
+            false => Err(Usage("--rank and its like are for adapters, expected none with --method full".into())),
+        }
+    }
+
     /// The settings of a new adapter.
     pub fn config(&self) -> anyhow::Result<AdapterConfig> {
         let rank_pattern = pairs::<usize>("--rank-pattern", "a rank", &self.rank_pattern)?;

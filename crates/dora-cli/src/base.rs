@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use dora_models::checkpoint::Checkpoint;
 use dora_models::error::Error;
 use dora_models::model::{Architecture, LoadOptions, Model};
+use dora_models::nf4;
 use dora_models::tokenizer::Tokenizer;
-use dora_tensor::DType;
+use dora_tensor::{DType, Nf4Options};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -39,6 +41,8 @@ pub struct Base {
     pub architecture: &'static Architecture,
     pub model: Box<dyn Model>,
     pub tokenizer: Option<Tokenizer>,
+    /// How its linear layers are held in 4 bits, if they are: as the folder has them, else as was asked for.
+    pub nf4: Option<Nf4Options>,
 }
 
 impl Base {
@@ -51,7 +55,8 @@ impl Base {
         }
         let tokenizer = dir.join("tokenizer.json").exists().then(|| Tokenizer::open(dir)).transpose()?;
         let model = architecture.load(dir, options)?;
-        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer })
+        let nf4 = nf4::stored_options(&Checkpoint::open(dir)?, model.shape())?.or(options.weights.nf4);
+        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer, nf4 })
     }
 
     /// Tokens that end a text: the configuration's, else the tokenizer's.

@@ -62,9 +62,7 @@ fn index_that_names_a_tensor_that_is_not_there() {
     let room = Room::new();
     let model = sharded(&room);
     edit(&model.join(INDEX), |index| index["weight_map"]["model.extra.weight"] = json!(SECOND));
-    let message = format!(
-        "MODEL/{SECOND}: tensor model.extra.weight: found nothing, expected it, as {INDEX} says it is in this file"
-    );
+    let message = format!("MODEL/{SECOND}: tensor model.extra.weight: found nothing, expected it here by {INDEX}");
     refuses(&room, &model, &message);
 }
 
@@ -87,12 +85,11 @@ fn missing_and_misshapen_tensors() {
     let model = room.copy(&plain(), "model");
     edit(&model.join("config.json"), |config| config["intermediate_size"] = json!(54));
     let message = "MODEL/model.safetensors: tensor model.layers.0.mlp.gate_proj.weight: found shape [53, 42], expected \
-                   shape [54, 42]";
+                   [54, 42]";
     refuses(&room, &model, message);
     let model = room.copy(&plain(), "deeper");
     edit(&model.join("config.json"), |config| config["num_hidden_layers"] = json!(3));
-    let message =
-        "MODEL/model.safetensors: tensor model.layers.2.input_layernorm.weight: found nothing, expected shape [42]";
+    let message = "MODEL/model.safetensors: tensor model.layers.2.self_attn.q_proj.weight: found nothing, expected shape [60, 42]";
     refuses(&room, &model, message);
     let model = room.copy(&plain(), "shallower");
     edit(&model.join("config.json"), |config| config["num_hidden_layers"] = json!(1));

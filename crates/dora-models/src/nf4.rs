@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::{Checkpoint, FileType};
 use crate::error::{Error, Result};
 use crate::json::object;
+use crate::shape::ModelShape;
 
 /// How linear layers are held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +31,16 @@ const STATE_BYTES: usize = 256;
 /// Whether a checkpoint holds a tensor in 4 bits.
 pub fn is_quantized(checkpoint: &Checkpoint, name: &str) -> bool {
     checkpoint.contains(&format!("{name}{STATE}"))
+}
+
+/// How a checkpoint holds a model's linear layers in 4 bits, by the first that it holds so.
+pub fn stored_options(checkpoint: &Checkpoint, model: &ModelShape) -> Result<Option<Nf4Options>> {
+    let mut linears = model.linears.iter().map(|l| (format!("{}.weight", l.path), (l.out_features, l.in_features)));
+    let Some((name, shape)) = linears.find(|(name, _)| is_quantized(checkpoint, name)) else { return Ok(None) };
+    let (weight, _) = read(checkpoint, &name, shape)?;
+    let Nf4Parts { block_size, scales, .. } = weight.parts();
+    let double_quant = matches!(scales, Nf4Scales::Nested { .. });
+    Ok(Some(Nf4Options { block_size: *block_size, double_quant }))
 }
 
 /// Names of a quantised tensor and of what belongs to it.

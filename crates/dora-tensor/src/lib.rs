@@ -16,6 +16,7 @@ pub mod gradcheck;
 pub mod ops;
 mod parameter;
 pub mod rng;
+mod saved;
 mod storage;
 mod tape;
 mod tensor;

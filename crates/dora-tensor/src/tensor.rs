@@ -1,5 +1,6 @@
 //! A contiguous, row-major array on a device. Cloning shares the elements; operations make new tensors.
 
+use crate::saved::{Recipe, Saved};
 use crate::storage::{CpuStorage, Storage};
 use crate::tape::Edge;
 use crate::{DType, Device, Elements, Error, Result, SharedBytes};
@@ -15,6 +16,7 @@ pub struct Tensor {
     storage: Arc<Storage>,
     offset: usize,
     origin: Option<Edge>,
+    recipe: Option<Arc<Recipe>>,
 }
 
 impl Tensor {
@@ -34,7 +36,7 @@ impl Tensor {
     }
 
     fn over(storage: Storage, shape: &[usize]) -> Self {
-        Tensor { shape: shape.to_vec(), storage: Arc::new(storage), offset: 0, origin: None }
+        Tensor { shape: shape.to_vec(), storage: Arc::new(storage), offset: 0, origin: None, recipe: None }
     }
 
     /// Zeros.
@@ -163,7 +165,7 @@ impl Tensor {
         if shape.iter().product::<usize>() != self.numel() {
             return Err(Error::shape("reshape", "tensor", &self.shape, format!("as many elements as {shape:?}")));
         }
-        Ok(Tensor { shape: shape.to_vec(), origin: None, ..self.clone() })
+        Ok(Tensor { shape: shape.to_vec(), origin: None, recipe: None, ..self.clone() })
     }
 
     /// Rows `start..start + count` of the first dimension, sharing the elements; not recorded on the tape.
@@ -175,7 +177,8 @@ impl Tensor {
         let mut shape = self.shape.clone();
         shape[0] = count;
         let width: usize = self.shape[1..].iter().product();
-        Ok(Tensor { shape, offset: self.offset + start * width, origin: None, storage: self.storage.clone() })
+        let offset = self.offset + start * width;
+        Ok(Tensor { shape, offset, origin: None, recipe: None, storage: self.storage.clone() })
     }
 
     /// Overwrites rows from `start` on with those of an `f32` tensor as wide; in place where nobody shares the elements.
@@ -195,7 +198,18 @@ impl Tensor {
 
     /// The same tensor off the tape.
     pub fn detach(&self) -> Tensor {
-        Tensor { origin: None, ..self.clone() }
+        Tensor { origin: None, recipe: None, ..self.clone() }
+    }
+
+    /// The tensor as a backward pass needs it: its recipe where it has one, else itself.
+    pub(crate) fn saved(&self) -> Saved {
+        self.recipe.clone().map_or_else(|| Saved::Kept(self.detach()), Saved::Again)
+    }
+
+    /// Says how the elements can be computed again at little cost, where the tensor is on the tape at all.
+    pub(crate) fn with_recipe(self, compute: impl FnOnce() -> Recipe) -> Self {
+        let recipe = self.requires_grad().then(|| Arc::new(compute()));
+        Tensor { recipe, ..self }
     }
 
     /// Whether a backward pass will reach this tensor.
@@ -211,6 +225,7 @@ impl Tensor {
         if !whole {
             *self = Self { origin: self.origin.take(), ..Self::of(self.to_vec(), &self.shape) };
         }
+        self.recipe = None;
         match Arc::get_mut(&mut self.storage) {
             Some(Storage::Cpu(CpuStorage::F32(v))) => v,
             _ => unreachable!("the storage was just made an owned f32 vector"),

@@ -7,7 +7,6 @@ use anyhow::Result;
 use dora_adapters::Adapter;
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
-use dora_tensor::Nf4Options;
 use dora_train::data::{Dataset, LoadOptions as DataOptions};
 use dora_train::objective::CausalLm;
 use dora_train::run::{Evaluation, evaluate};
@@ -53,7 +52,7 @@ pub struct WeightArgs {
 impl Default for WeightArgs {
     /// As stored.
     fn default() -> Self {
-        WeightArgs { dtype: None, nf4: false, options: Nf4Args { block_size: 64, no_double_quant: false } }
+        WeightArgs { dtype: None, nf4: false, options: Nf4Args { block_size: None, no_double_quant: false } }
     }
 }
 
@@ -65,7 +64,7 @@ impl WeightArgs {
 
     fn load_options(&self) -> Result<LoadOptions> {
         let nf4 = self.options.options()?;
-        if !self.nf4 && nf4 != Nf4Options::default() {
+        if !self.nf4 && self.options.is_given() {
             return Err(Usage("--block-size and --no-double-quant are for --nf4, which alone quantises".into()).into());
         }
         let weights = WeightOptions { dtype: self.dtype.map(Into::into), nf4: self.nf4.then_some(nf4) };
@@ -98,7 +97,9 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
 
 /// Loads a model to use as it is.
 pub fn open(dir: &Path, weights: &WeightArgs, console: &Console) -> Result<Base> {
-    Base::load(dir, weights.load_options()?, console)
+    let base = Base::load(dir, weights.load_options()?, console)?;
+    weights.options.check(&base)?;
+    Ok(base)
 }
 
 /// What evaluates a model.

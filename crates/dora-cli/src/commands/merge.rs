@@ -50,6 +50,9 @@ pub enum Base {
 }
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+    if args.eval_data.is_empty() && !args.rows.is_default() {
+        return Err(Usage("--max-seq-len and --long-rows are for --eval-data, which is not given".into()).into());
+    }
     let layers = merge(&args)?;
     let loss = match args.eval_data.as_slice() {
         [] => None,

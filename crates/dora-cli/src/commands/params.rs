@@ -27,7 +27,10 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let architecture = Architecture::of(&args.model)?;
     let shape = architecture.read(&args.model)?.shape;
     let counts = match args.adapter.method {
-        Method::Full => Counts { trainable: shape.parameters, all: shape.parameters },
+        Method::Full => {
+            args.adapter.check_full()?;
+            Counts { trainable: shape.parameters, all: shape.parameters }
+        }
         _ => {
             let config = args.adapter.config()?;
             let targets = resolve(&config, &shape, architecture.default_targets, Purpose::Begin)?;

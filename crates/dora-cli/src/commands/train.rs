@@ -61,6 +61,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     let weights = WeightOptions { dtype: args.dtype.map(Into::into), nf4 };
     let options = LoadOptions { weights, trained: full };
     let mut base = Base::load(&args.model, options, console)?;
+    args.nf4.check(&base)?;
     let data_options = args.rows.options(&base)?;
     let data = load(&args.data, &base, &data_options, console)?;
     let held_out = match args.eval_data.as_slice() {

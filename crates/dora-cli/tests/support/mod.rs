@@ -91,8 +91,7 @@ impl Room {
     pub fn copy(&self, from: &Path, name: &str) -> PathBuf {
         let to = self.path(name);
         fs::create_dir_all(&to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
         to
@@ -101,8 +100,13 @@ impl Room {
 
 /// `n` pre-tokenised rows of different lengths, of which the first tokens carry no label.
 pub fn token_rows(n: u32) -> Vec<Value> {
+    token_rows_below(n, 93)
+}
+
+/// The same with token ids below `vocab`.
+pub fn token_rows_below(n: u32, vocab: u32) -> Vec<Value> {
     let row = |i: u32| {
-        let ids: Vec<u32> = (0..4 + 3 * i % 11).map(|t| 3 + (7 * i + 5 * t + t * t) % 90).collect();
+        let ids: Vec<u32> = (0..4 + 3 * i % 11).map(|t| 3 + (7 * i + 5 * t + t * t) % (vocab - 3)).collect();
         let label = |(t, &id): (usize, &u32)| if t <= (i % 3) as usize { -100 } else { i64::from(id) };
         json!({ "input_ids": ids, "labels": ids.iter().enumerate().map(label).collect::<Vec<_>>() })
     };
@@ -114,6 +118,18 @@ pub fn train(model: &Path, data: &Path, output: &Path, more: &[&str]) -> Ran {
     let mut line = ["train", "--model", shown(model), "--data", shown(data), "--output", shown(output)].to_vec();
     line.extend(more);
     dora(line)
+}
+
+/// The object of `dora eval`, on a model or with an adapter on it.
+pub fn eval(model: &Path, adapter: Option<&Path>, data: &Path) -> Value {
+    let mut line = ["eval", "--json", "--model", shown(model), "--data", shown(data)].to_vec();
+    line.extend(adapter.iter().flat_map(|dir| ["--adapter", shown(dir)]));
+    dora(line).good().object()
+}
+
+/// The loss of `dora eval`.
+pub fn eval_loss(model: &Path, adapter: Option<&Path>, data: &Path) -> f64 {
+    eval(model, adapter, data)["loss"].as_f64().unwrap()
 }
 
 pub fn shown(path: &Path) -> &str {

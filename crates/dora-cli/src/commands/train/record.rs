@@ -36,7 +36,7 @@ impl Record {
         let adapter = trained.adapter.as_ref().map(|a| serde_json::from_str::<Value>(&a.config().to_json()));
         let record = json!({
             "dora_version": env!("CARGO_PKG_VERSION"),
-            "settings": args.resolved(steps, &options),
+            "settings": args.resolved(steps, &options, base.nf4),
             "adapter_config": adapter.transpose()?,
             "trainable_params": trained.counts.trainable,
             "all_params": trained.counts.all,

@@ -128,6 +128,11 @@ impl Default for DataArgs {
 }
 
 impl DataArgs {
+    /// Whether nothing is said.
+    pub fn is_default(&self) -> bool {
+        self.max_seq_len.is_none() && self.long_rows == Long::Refuse
+    }
+
     /// How rows are read for a model.
     pub fn options(&self, base: &Base) -> Result<LoadOptions> {
         let context = base.model.context();
@@ -162,12 +167,13 @@ impl Args {
                 Usage("--lr-magnitude is for --method dora or qdora, which alone have magnitudes".into()).into()
             );
         }
-        let nf4 = self.nf4.options()?;
-        if !method.is_quantized() && nf4 != Nf4Options::default() {
+        self.nf4.options()?;
+        if !method.is_quantized() && self.nf4.is_given() {
             let text = "--block-size and --no-double-quant are for --method qlora or qdora, which alone quantise";
             return Err(Usage(text.into()).into());
         }
         if method == Method::Full {
+            self.adapter.check_full()?;
             if self.init_adapter.is_some() {
                 return Err(Usage("--init-adapter is for adapters, expected none with --method full".into()).into());
             }
@@ -225,18 +231,9 @@ impl Args {
         }
     }
 
-    /// How the frozen weights are quantised, if they are.
-    fn nf4_record(&self) -> Option<serde_json::Value> {
-        let record = || {
-            serde_json::json!({
-                "block_size": self.nf4.block_size, "double_quant": !self.nf4.no_double_quant,
-            })
-        };
-        self.adapter.method.is_quantized().then(record)
-    }
-
-    /// Every option of training, resolved, for the record.
-    pub fn resolved(&self, steps: usize, data: &LoadOptions) -> serde_json::Value {
+    /// Every option of training, resolved, for the record; `nf4` is how the frozen weights are quantised, if they are.
+    pub fn resolved(&self, steps: usize, data: &LoadOptions, nf4: Option<Nf4Options>) -> serde_json::Value {
+        let nf4 = nf4.map(|nf4| serde_json::json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant }));
         serde_json::json!({
             "model": self.model, "data": self.data, "output": self.output, "eval_data": self.eval_data,
             "method": name(self.adapter.method), "init_adapter": self.init_adapter, "max_seq_len": data.max_seq_len,
@@ -245,7 +242,7 @@ impl Args {
             "max_grad_norm": self.max_grad_norm, "batch_size": self.batch_size, "grad_accum": self.grad_accum,
             "packing": self.packing, "max_steps": steps, "seed": self.seed, "no_shuffle": self.no_shuffle,
             "eval_every": self.eval_every, "gradient_checkpointing": self.gradient_checkpointing,
-            "dtype": self.dtype.map(name), "nf4": self.nf4_record(), "threads": rayon::current_num_threads(),
+            "dtype": self.dtype.map(name), "nf4": nf4, "threads": rayon::current_num_threads(),
         })
     }
 }

@@ -85,7 +85,8 @@ fn one_head(
 pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> {
     let AttentionShape { heads, kv_heads, head_dim } = saved.shape;
     let (group, documents, n) = (heads / kv_heads, &*saved.documents, saved.documents.tokens());
-    let (q, k, v) = (heads3(&saved.q, head_dim)?, heads3(&saved.k, head_dim)?, heads3(&saved.v, head_dim)?);
+    let (q, k, v) = (saved.q.get()?, saved.k.get()?, saved.v.get()?);
+    let (q, k, v) = (heads3(&q, head_dim)?, heads3(&k, head_dim)?, heads3(&v, head_dim)?);
     let (o, d_o) = (heads3(&saved.o, head_dim)?, heads3(grad, head_dim)?);
     let mut lse = saved.lse.clone();
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);

@@ -9,6 +9,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, record};
 use std::ops::Range;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub fn attention(
     let (o, lse) = match q.device() {
         Device::Cpu => cpu::forward(q, k, v, documents, shape, scale)?,
     };
-    let (q_, k_, v_, o_) = (q.detach(), k.detach(), v.detach(), o.clone());
+    let (q_, k_, v_, o_) = (q.saved(), k.saved(), v.saved(), o.clone());
     let saved = || Attention { q: q_, k: k_, v: v_, o: o_, lse, documents: documents.clone(), shape, scale };
     Ok(record(o, &[q, k, v], saved))
 }
@@ -107,9 +108,9 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, rows: (usize, usize), shape: Attent
 }
 
 struct Attention {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    q: Saved,
+    k: Saved,
+    v: Saved,
     o: Tensor,
     lse: Vec<f32>,
     documents: Arc<Documents>,

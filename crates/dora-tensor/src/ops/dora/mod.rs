@@ -19,6 +19,7 @@ pub use norms::dora_norms;
 
 use super::LowRank;
 use super::linear::{add_bias, cpu::row_sum};
+use crate::saved::Saved;
 use crate::{Device, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ pub fn dora_linear(
     let none = Tensor::zeros(&[0]);
     let value = y.clone();
     let saved = || Dora {
-        x: x.detach(),
+        x: x.saved(),
         h,
         output: saved_z.map_or(Kept::Output(value), Kept::Dropped),
         weight: weight.clone(),
@@ -106,7 +107,7 @@ enum Kept {
 }
 
 struct Dora {
-    x: Tensor,
+    x: Saved,
     h: Tensor,
     output: Kept,
     weight: Arc<dyn Weight>,
@@ -124,7 +125,7 @@ impl Dora {
         let z = match &self.output {
             Kept::Dropped(z) => z.clone(),
             Kept::Output(_) if cpu::vanishes(m, n) => {
-                let mut z = self.weight.apply(&self.x)?;
+                let mut z = self.weight.apply(&self.x.get()?)?;
                 self.update.expand(&self.h, &mut z)?;
                 z
             }
@@ -164,7 +165,7 @@ impl Op for Dora {
             Some(dx) => Some(dx),
             None => needs[0].then(|| self.weight.apply_transposed(&grad)).transpose()?,
         };
-        let (da, db) = self.update.backward(&self.x, &self.h, &grad, dx.as_mut())?;
+        let (da, db) = self.update.backward(&self.x.get()?, &self.h, &grad, dx.as_mut())?;
         if let (Some(dx), Some(part)) = (&mut dx, through) {
             match part.device() {
                 Device::Cpu => crate::cpu::add_assign(dx.make_mut(), part.as_f32("dora")?),

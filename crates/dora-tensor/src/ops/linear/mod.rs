@@ -5,6 +5,7 @@ pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
         Matrix::Frozen(_) => &none,
         Matrix::Trained(w) => w,
     };
-    let saved = || Linear { x: trained.requires_grad().then(|| x.detach()), weight: weight.clone() };
+    let saved = || Linear { x: trained.requires_grad().then(|| x.saved()), weight: weight.clone() };
     Ok(record(y, &[x, trained, bias.unwrap_or(&none)], saved))
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn add_bias(y: &mut Tensor, bias: Option<&Tensor>) -> Result<()> {
 }
 
 struct Linear {
-    x: Option<Tensor>,
+    x: Option<Saved>,
     weight: Matrix,
 }
 
@@ -84,7 +85,7 @@ impl Op for Linear {
         let dx = needs[0].then(|| self.weight.apply_transposed(&grad)).transpose()?;
         let (dw, db) = match grad.device() {
             Device::Cpu => (
-                self.x.filter(|_| needs[1]).map(|x| cpu::outer(&grad, &x, 1.0)).transpose()?,
+                self.x.filter(|_| needs[1]).map(|x| cpu::outer(&grad, &x.get()?, 1.0)).transpose()?,
                 needs[2].then(|| cpu::row_sum(&grad)).transpose()?,
             ),
         };

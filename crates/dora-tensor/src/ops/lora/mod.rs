@@ -7,6 +7,7 @@ pub(crate) mod tests;
 
 use super::Dropout;
 use super::linear::{add_bias, cpu};
+use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
 
@@ -31,12 +32,12 @@ pub fn lora_linear(x: &Tensor, weight: &Arc<dyn Weight>, bias: Option<&Tensor>, 
     update.expand(&h, &mut y)?;
     add_bias(&mut y, bias)?;
     let none = Tensor::zeros(&[0]);
-    let saved = || Lora { x: x.detach(), h, weight: weight.clone(), update: update.detach() };
+    let saved = || Lora { x: x.saved(), h, weight: weight.clone(), update: update.detach() };
     Ok(record(y, &[x, &update.a, &update.b, bias.unwrap_or(&none)], saved))
 }
 
 struct Lora {
-    x: Tensor,
+    x: Saved,
     h: Tensor,
     weight: Arc<dyn Weight>,
     update: LowRank,
@@ -49,7 +50,7 @@ impl Op for Lora {
 
     fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let mut dx = needs[0].then(|| self.weight.apply_transposed(&grad)).transpose()?;
-        let (da, db) = self.update.backward(&self.x, &self.h, &grad, dx.as_mut())?;
+        let (da, db) = self.update.backward(&self.x.get()?, &self.h, &grad, dx.as_mut())?;
         let dbias = needs[3].then(|| cpu::row_sum(&grad)).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dbias])
     }

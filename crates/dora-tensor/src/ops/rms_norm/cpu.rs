@@ -2,17 +2,21 @@
 
 use crate::cpu::{column_sums, dot, for_row_blocks, map_blocks, simd};
 
-pub(super) fn forward(x: &[f32], weight: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
-    let width = weight.len();
+/// 1/√(mean(x²) + eps) of every row.
+pub(super) fn rstd(x: &[f32], width: usize, eps: f32) -> Vec<f32> {
     let rows = x.len().checked_div(width).unwrap_or(0);
-    let rstd = map_blocks(rows, width, |range| {
+    map_blocks(rows, width, |range| {
         let one = |row: usize| {
             let x = &x[row * width..(row + 1) * width];
             1.0 / (simd(|| dot(x, x)) / width as f32 + eps).sqrt()
         };
         range.map(one).collect::<Vec<_>>()
     })
-    .concat();
+    .concat()
+}
+
+pub(super) fn forward(x: &[f32], weight: &[f32], rstd: &[f32]) -> Vec<f32> {
+    let width = weight.len();
     let mut y = vec![0.0; x.len()];
     for_row_blocks(&mut y, width, |first, y| {
         for (i, y) in y.chunks_exact_mut(width).enumerate() {
@@ -20,7 +24,7 @@ pub(super) fn forward(x: &[f32], weight: &[f32], eps: f32) -> (Vec<f32>, Vec<f32
             simd(|| y.iter_mut().zip(x).zip(weight).for_each(|((y, x), w)| *y = w * (x * rstd)));
         }
     });
-    (y, rstd)
+    y
 }
 
 /// Turns dy into dx in place.

@@ -5,17 +5,33 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::saved::Recipe;
 use crate::{Device, Op, Result, Tensor, record};
 
 /// y (n, C) from x (n, C) and weight (C).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let (n, width) = x.dims2("rms_norm", "x")?;
     weight.expect_shape("rms_norm", "weight", &[width])?;
-    let (y, rstd) = match x.device() {
-        Device::Cpu => cpu::forward(x.as_f32("rms_norm")?, weight.as_f32("rms_norm")?, eps),
+    let rstd = match x.device() {
+        Device::Cpu => cpu::rstd(x.as_f32("rms_norm")?, width, eps),
     };
-    let saved = || RmsNorm { x: x.detach(), weight: weight.detach(), rstd: Tensor::of(rstd, &[n]) };
-    Ok(record(Tensor::of(y, x.shape()), &[x, weight], saved))
+    let rstd = Tensor::of(rstd, &[n]);
+    let y = scaled(x, weight, &rstd)?;
+    let saved = || RmsNorm { x: x.detach(), weight: weight.detach(), rstd: rstd.clone() };
+    let recipe = || {
+        let (x, weight, rstd) = (x.detach(), weight.detach(), rstd.clone());
+        Recipe::new(move || scaled(&x, &weight, &rstd))
+    };
+    Ok(record(y, &[x, weight], saved).with_recipe(recipe))
+}
+
+/// w ⊙ x · rstd.
+fn scaled(x: &Tensor, weight: &Tensor, rstd: &Tensor) -> Result<Tensor> {
+    let (x_, weight, rstd) = (x.as_f32("rms_norm")?, weight.as_f32("rms_norm")?, rstd.as_f32("rms_norm")?);
+    let y = match x.device() {
+        Device::Cpu => cpu::forward(x_, weight, rstd),
+    };
+    Ok(Tensor::of(y, x.shape()))
 }
 
 struct RmsNorm {

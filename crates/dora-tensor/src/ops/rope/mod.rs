@@ -5,6 +5,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::saved::Recipe;
 use crate::{Device, Error, Op, Result, Tensor, record};
 use std::sync::Arc;
 
@@ -48,7 +49,11 @@ pub fn rope(x: &Tensor, positions: &Arc<Vec<u32>>, table: &Arc<RopeTable>) -> Re
     }
     x.as_f32("rope")?;
     let saved = || Rope { positions: positions.clone(), table: table.clone() };
-    Ok(record(turn(x.detach(), positions, table, 1.0), &[x], saved))
+    let recipe = || {
+        let (x, positions, table) = (x.detach(), positions.clone(), table.clone());
+        Recipe::new(move || Ok(turn(x.clone(), &positions, &table, 1.0)))
+    };
+    Ok(record(turn(x.detach(), positions, table, 1.0), &[x], saved).with_recipe(recipe))
 }
 
 struct Rope {

@@ -5,15 +5,25 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::saved::Recipe;
 use crate::{Device, Op, Result, Tensor, record};
 
 /// silu(gate) ⊙ up.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     up.expect_shape("swiglu", "up", gate.shape())?;
+    let recipe = || {
+        let (gate, up) = (gate.detach(), up.detach());
+        Recipe::new(move || forward(&gate, &up))
+    };
+    let saved = || Swiglu { gate: gate.detach(), up: up.detach() };
+    Ok(record(forward(gate, up)?, &[gate, up], saved).with_recipe(recipe))
+}
+
+fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let y = match gate.device() {
         Device::Cpu => cpu::forward(gate.as_f32("swiglu")?, up.as_f32("swiglu")?),
     };
-    Ok(record(Tensor::of(y, gate.shape()), &[gate, up], || Swiglu { gate: gate.detach(), up: up.detach() }))
+    Ok(Tensor::of(y, gate.shape()))
 }
 
 struct Swiglu {
