@@ -170,7 +170,14 @@ fn refuses_what_changes_the_result_unsupportedly() {
         (r#"{"hidden_act":"gelu"}"#, r#"hidden_act is "gelu", expected "silu""#),
         (r#"{"pretraining_tp":2}"#, "pretraining_tp is 2, expected 1"),
         (r#"{"attention_dropout":0.1}"#, "attention_dropout is 0.1, expected 0"),
-        (r#"{"quantization_config":{"quant_method":"gptq"}}"#, r#"quantization_config is {"quant_method":"gptq"}"#),
+        (
+            r#"{"quantization_config":{"quant_method":"gptq"}}"#,
+            r#"quantization_config.quant_method is "gptq", expected"#,
+        ),
+        (
+            r#"{"quantization_config":{"quant_method":"bitsandbytes","bnb_4bit_quant_type":"fp4"}}"#,
+            r#"quantization_config.bnb_4bit_quant_type is "fp4", expected "nf4""#,
+        ),
         (r#"{"sliding_window":4096}"#, "sliding_window is 4096, expected null"),
     ];
     for (patch, expected) in cases {

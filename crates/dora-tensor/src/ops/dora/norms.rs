@@ -55,7 +55,8 @@ fn from_terms(update: &LowRank, base: &[f32], cross: &[f32]) -> Result<(Vec<f32>
         if sizes > 0.0 && sum < CANCELLED * sizes {
             cancelled.push(o);
         }
-        sum.max(0.0).sqrt() as f32
+        // NaN stays NaN, so that a base that is not finite shows in the loss.
+        (if sum < 0.0 { 0.0 } else { sum }).sqrt() as f32
     };
     Ok(((0..out).map(norm).collect(), cancelled))
 }
