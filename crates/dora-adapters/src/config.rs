@@ -173,8 +173,15 @@ pub(crate) fn setting(setting: &str, found: impl ToString, expected: &str) -> Er
     Error::Setting { setting: setting.to_string(), found: found.to_string(), expected: expected.to_string() }
 }
 
+/// More than any layer is wide.
+const MAX_RANK: usize = 1 << 18;
+
 fn check_rank(name: &str, rank: usize) -> Result<()> {
-    if rank == 0 { Err(setting(name, rank, "a rank of at least 1")) } else { Ok(()) }
+    match rank {
+        0 => Err(setting(name, rank, "a rank of at least 1")),
+        1..=MAX_RANK => Ok(()),
+        _ => Err(setting(name, rank, &format!("a rank of at most {MAX_RANK}"))),
+    }
 }
 
 fn check_alpha(name: &str, alpha: f64) -> Result<()> {

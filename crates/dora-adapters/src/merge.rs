@@ -67,7 +67,8 @@ pub fn merge(
             (Some(&shape), base, layer) => {
                 let nf4 = match base {
                     MergeBase::Stored => None,
-                    MergeBase::Dequantized(options) => Some(options),
+                    // A folder in 4 bits was trained over as it is: what is dense there stays dense.
+                    MergeBase::Dequantized(options) => side.is_empty().then_some(options),
                 };
                 let weight = nf4::weight(&checkpoint, name, shape, WeightOptions { dtype: None, nf4 })?;
                 merged(&weight, layer.copied(), *dtype, name)?

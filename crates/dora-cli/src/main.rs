@@ -13,7 +13,7 @@ mod run_file;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use dora_tensor::Device;
 
 use crate::commands::{eval, generate, merge, params, quantize, quickstart, train};
@@ -56,7 +56,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match run_file::expand(std::env::args_os().collect()) {
+    let cli = Cli::command();
+    let train = cli.find_subcommand("train").expect("a command of that name");
+    let known: Vec<String> = train.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect();
+    let arguments = match run_file::expand(std::env::args_os().collect(), &known) {
         Ok(arguments) => arguments,
         Err(error) => return fail(&error),
     };

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::failure::Usage;
 
 /// Arguments with the file's in front of those behind `train`.
-pub fn expand(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
+pub fn expand(mut arguments: Vec<OsString>, known: &[String]) -> Result<Vec<OsString>> {
     let Some(command) = arguments.iter().skip(1).position(|a| a == "train").map(|i| i + 1) else {
         return Ok(arguments);
     };
@@ -19,18 +19,25 @@ pub fn expand(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     let text = fs::read(&path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
     let settings = dora_models::json::object(&text, path.as_ref()).context("--config")?;
     let given = |key: &str| is_given(&arguments, key);
-    let added = options(&settings, given).map_err(|e| Usage(format!("{}: {e}", path.display())))?;
+    let added = options(&settings, known, given).map_err(|e| Usage(format!("{}: {e}", path.display())))?;
     arguments.splice(command + 1..command + 1, added);
     Ok(arguments)
 }
 
 /// Options of the settings that are not given otherwise.
-fn options(settings: &Map<String, Value>, given: impl Fn(&str) -> bool) -> Result<Vec<OsString>, String> {
+fn options(
+    settings: &Map<String, Value>,
+    known: &[String],
+    given: impl Fn(&str) -> bool,
+) -> Result<Vec<OsString>, String> {
     let mut arguments: Vec<OsString> = Vec::new();
     for (name, value) in settings {
         let key = name.replace('_', "-");
         if key == "config" {
             return Err("found `config` in a run file, expected options of `dora train` only".into());
+        }
+        if !known.contains(&key) {
+            return Err(format!("`{name}` is no option of `dora train`"));
         }
         // One of the two is enough to say how long to train.
         let rival = match key.as_str() {
@@ -42,10 +49,11 @@ fn options(settings: &Map<String, Value>, given: impl Fn(&str) -> bool) -> Resul
             continue;
         }
         let items = match value {
-            Value::Array(items) => items.iter().collect(),
-            item => vec![item],
+            Value::Array(items) if REPEATED.contains(&key.as_str()) => items.clone(),
+            Value::Array(items) => vec![Value::String(joined(name, items)?)],
+            item => vec![item.clone()],
         };
-        for item in items {
+        for item in &items {
             match item {
                 Value::Null | Value::Bool(false) => {}
                 Value::Bool(true) => arguments.push(format!("--{key}").into()),
@@ -58,6 +66,18 @@ fn options(settings: &Map<String, Value>, given: impl Fn(&str) -> bool) -> Resul
         }
     }
     Ok(arguments)
+}
+
+/// Options that are given once for each value; other lists are one value with commas.
+const REPEATED: [&str; 4] = ["data", "eval-data", "rank-pattern", "alpha-pattern"];
+
+fn joined(name: &str, items: &[Value]) -> Result<String, String> {
+    let text = |item: &Value| match item {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(format!("`{name}` holds {other}, expected numbers or strings")),
+    };
+    Ok(items.iter().map(text).collect::<Result<Vec<_>, _>>()?.join(","))
 }
 
 fn is_given(arguments: &[OsString], key: &str) -> bool {
@@ -83,7 +103,9 @@ mod tests {
         let path = dir.path().join("run.json");
         fs::write(&path, settings).unwrap();
         let line = line.replace("FILE", path.to_str().unwrap());
-        let arguments = expand(line.split(' ').map(OsString::from).collect()).map_err(|e| format!("{e:#}"))?;
+        let known = ["rank", "packing", "no-shuffle", "data", "lr", "epochs", "max-steps", "config", "target-modules"];
+        let known = known.map(String::from);
+        let arguments = expand(line.split(' ').map(OsString::from).collect(), &known).map_err(|e| format!("{e:#}"))?;
         let shown = |a: OsString| a.into_string().unwrap().replace(path.to_str().unwrap(), "FILE");
         Ok(arguments.into_iter().map(shown).collect())
     }
@@ -97,6 +119,8 @@ mod tests {
         assert_eq!(got[9..], ["--lr", "2"]);
         assert_eq!(expanded(settings, "dora train --config=FILE --data=c").unwrap().len(), 7);
         assert_eq!(expanded(r#"{"epochs": 2}"#, "dora train --config=FILE --max-steps 3").unwrap().len(), 5);
+        let names = expanded(r#"{"target_modules": ["q_proj", "v_proj"]}"#, "dora train --config=FILE").unwrap();
+        assert_eq!(names[2], "--target-modules=q_proj,v_proj");
         assert_eq!(expanded("{}", "dora eval --config=FILE").unwrap().len(), 3);
     }
 
@@ -105,6 +129,7 @@ mod tests {
         let message = |settings| expanded(settings, "dora train --config FILE").unwrap_err().replace('"', "");
         assert!(message(r#"{"rank": {}}"#).contains("run.json: `rank` is {}, expected a number"));
         assert!(message(r#"{"config": 1}"#).contains("found `config`"));
+        assert!(message(r#"{"nonsense": null}"#).contains("run.json: `nonsense` is no option of `dora train`"));
         assert!(message("[]").contains("run.json:1:1: expected a JSON object"));
     }
 }

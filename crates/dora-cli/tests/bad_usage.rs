@@ -142,7 +142,7 @@ fn generation() {
 fn run_files() {
     let room = Room::new();
     for (text, start) in [
-        (r#"{"rank": 4, "ranks": 5}"#, "unexpected argument '--ranks' found"),
+        (r#"{"rank": 4, "ranks": 5}"#, "FILE: `ranks` is no option of `dora train`"),
         (r#"{"rank": "four"}"#, "invalid value 'four' for '--rank <RANK>'"),
         (r#"{"packing": {}}"#, "FILE: `packing` is {}, expected a number, a string, true or a list of them"),
         ("{\"rank\": 4,\n", "--config: FILE:2:0: "),

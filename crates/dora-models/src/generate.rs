@@ -87,7 +87,7 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(dora_tensor::Error::argument("generate", "the prompt has no token, expected at least one"));
     }
-    let room = (prompt.len() + max_new_tokens).min(model.context());
+    let room = prompt.len().saturating_add(max_new_tokens).min(model.context());
     let mut cache = model.cache(room.max(prompt.len()));
     let mut rng = Philox::new(sampling.seed, 0);
     let (mut new, mut next) = (Vec::new(), prompt.to_vec());

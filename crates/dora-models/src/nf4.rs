@@ -64,15 +64,22 @@ pub fn weight(
         let kept = options.dtype.map_or(stored.clone(), |dtype| stored.to_dtype(dtype));
         return Ok(Arc::new(DenseWeight::new(kept)?));
     };
-    let quantized = Nf4Weight::quantize(&stored, nf4).map_err(|e| Error::Tensor {
-        path: checkpoint.path_of(name).unwrap_or(checkpoint.path()).to_owned(),
-        tensor: name.into(),
-        found: e.to_string(),
-        expected: "finite elements".into(),
-    })?;
-    // The 16-bit bytes are not needed any more: memory holds the 4-bit model and one tensor.
+    Ok(Arc::new(quantize(checkpoint, name, shape, nf4)?))
+}
+
+/// A dense weight of the checkpoint in 4 bits. The bytes that it is stored in are not needed any more and given back: memory
+/// holds the 4-bit model and one tensor.
+pub fn quantize(
+    checkpoint: &Checkpoint,
+    name: &str,
+    (out, inner): (usize, usize),
+    options: Nf4Options,
+) -> Result<Nf4Weight> {
+    let stored = checkpoint.expect(name, &[out, inner])?;
+    let quantized = Nf4Weight::quantize(&stored, options)
+        .map_err(|e| mismatch(checkpoint, name, e.to_string(), "finite elements"))?;
     checkpoint.release(name)?;
-    Ok(Arc::new(quantized))
+    Ok(quantized)
 }
 
 /// A tensor that the checkpoint holds in 4 bits, and the type that it had before.
@@ -123,10 +130,16 @@ pub fn read(checkpoint: &Checkpoint, name: &str, (out, inner): (usize, usize)) -
             Nf4Scales::Nested { codes, absmax, offset, map }
         }
     };
+    let mut blocks = 0..(out * inner).div_ceil(block_size.max(1));
     check_bytes(checkpoint, name)?;
     let codes = checkpoint.shared(name)?;
     let weight = Nf4Weight::from_parts(Nf4Parts { shape: (out, inner), block_size, codes, scales });
     let weight = weight.map_err(|e| mismatch(checkpoint, name, e.to_string(), "the sizes of its quant_state"))?;
+    let scales = &weight.parts().scales;
+    if let Some(block) = blocks.find(|&block| !scales.get(block).is_finite()) {
+        let found = format!("a scale {} for block {block}", scales.get(block));
+        return Err(mismatch(checkpoint, &format!("{name}.absmax"), found, "finite scales"));
+    }
     Ok((weight, dtype))
 }
 

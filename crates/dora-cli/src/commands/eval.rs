@@ -12,6 +12,7 @@ use dora_train::objective::CausalLm;
 use dora_train::run::{Evaluation, evaluate};
 use serde_json::json;
 
+use super::merge::trained_over_nf4;
 use super::train::DataArgs;
 use crate::adapter_args::Nf4Args;
 use crate::base::{Base, Precision};
@@ -78,7 +79,7 @@ pub const BATCH_TOKENS: usize = 2048;
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let mut base = open(&args.model, &args.weights, console)?;
     if let Some(dir) = &args.adapter {
-        Adapter::load(&mut *base.model, dir, base.architecture.default_targets)?;
+        put_on(dir, &mut base, &args.weights, console)?;
     }
     let options = args.rows.options(&base)?;
     let data = load(&args.data, &base, &options, console)?;
@@ -100,6 +101,15 @@ pub fn open(dir: &Path, weights: &WeightArgs, console: &Console) -> Result<Base>
     let base = Base::load(dir, weights.load_options()?, console)?;
     weights.options.check(&base)?;
     Ok(base)
+}
+
+/// Puts an adapter on a model, and says where the model's weights are not those that it was trained over.
+pub fn put_on(adapter: &Path, base: &mut Base, weights: &WeightArgs, console: &Console) -> Result<()> {
+    Adapter::load(&mut *base.model, adapter, base.architecture.default_targets)?;
+    if trained_over_nf4(adapter)?.is_some() && base.nf4.is_none() && !weights.nf4 {
+        console.note("note: this adapter was trained over 4-bit weights; --nf4 puts it on these");
+    }
+    Ok(())
 }
 
 /// What evaluates a model.

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dora_adapters::Adapter;
 use dora_models::generate::{Sampling, Stop, generate};
 use serde_json::json;
 
-use super::eval::{WeightArgs, open};
+use super::eval::{WeightArgs, open, put_on};
 use crate::base::Base;
 use crate::console::Console;
 use crate::failure::Usage;
@@ -49,7 +48,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let sampling = args.sampling()?;
     let mut base = open(&args.model, &args.weights, console)?;
     if let Some(dir) = &args.adapter {
-        Adapter::load(&mut *base.model, dir, base.architecture.default_targets)?;
+        put_on(dir, &mut base, &args.weights, console)?;
     }
     let show = |text: &str| {
         if !console.is_json() {

@@ -113,7 +113,7 @@ fn choose(args: &Args, in_4_bits: bool, trained: Option<Nf4Options>) -> Result<M
 }
 
 /// How the base was quantised when the adapter in a folder was trained, as its `run.json` says.
-fn trained_over_nf4(adapter: &Path) -> Result<Option<Nf4Options>> {
+pub fn trained_over_nf4(adapter: &Path) -> Result<Option<Nf4Options>> {
     let path = adapter.join("run.json");
     let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
     let record = Value::Object(dora_models::json::object(&bytes, &path)?);

@@ -1,6 +1,7 @@
 //! `dora quantize`: a checkpoint whose linear layers are in bitsandbytes' NF4, which transformers and this program load.
 //! Embeddings, the output embedding and norms stay as they are, as in bitsandbytes.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use dora_models::checkpoint::{
 };
 use dora_models::model::Architecture;
 use dora_models::nf4;
-use dora_tensor::{DType, Nf4Weight};
+use dora_tensor::DType;
 use serde_json::{Value, json};
 
 use crate::adapter_args::Nf4Args;
@@ -38,36 +39,44 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     if args.output.canonicalize().ok() == args.model.canonicalize().ok() {
         return Err(Usage("--output is the model's folder, expected one of its own".into()).into());
     }
-    let linears: Vec<String> =
-        shape.linears.iter().filter(|l| !l.output_embedding).map(|l| format!("{}.weight", l.path)).collect();
-    if let Some(name) = linears.iter().find(|name| nf4::is_quantized(&checkpoint, name)) {
+    let linears: BTreeMap<String, (usize, usize)> = shape
+        .linears
+        .iter()
+        .filter(|linear| !linear.output_embedding)
+        .map(|linear| (format!("{}.weight", linear.path), (linear.out_features, linear.in_features)))
+        .collect();
+    if let Some(name) = linears.keys().find(|name| nf4::is_quantized(&checkpoint, name)) {
         let path = args.model.display();
         return Err(Usage(format!("{path}: {name} is in 4 bits already, expected a model to quantise")).into());
     }
+    let mut dtype = DType::F32;
+    for (name, &(out, inner)) in &linears {
+        dtype = checkpoint.expect(name, &[out, inner])?.dtype();
+    }
     let mut plan = Vec::new();
     for name in checkpoint.names() {
-        let (tensor, is_linear) = (checkpoint.tensor(name)?, linears.iter().any(|linear| linear == name));
-        match tensor.shape() {
-            &[out, inner] if is_linear => plan.extend(nf4::plan(name, (out, inner), options)),
-            shape => plan.push((name.to_owned(), tensor.dtype().into(), shape.to_vec())),
+        match linears.get(name) {
+            Some(&shape) => plan.extend(nf4::plan(name, shape, options)),
+            None => {
+                let tensor = checkpoint.tensor(name)?;
+                plan.push((name.to_owned(), tensor.dtype().into(), tensor.shape().to_vec()));
+            }
         }
     }
     let mut writer = CheckpointWriter::create(&args.output, plan, MAX_SHARD_BYTES)?;
     for name in checkpoint.names() {
         let stored = checkpoint.tensor(name)?;
-        if !linears.iter().any(|linear| linear == name) {
+        let Some(&shape) = linears.get(name) else {
             writer.write(name, &stored)?;
             continue;
-        }
-        let weight = Nf4Weight::quantize(&stored, options)?;
-        checkpoint.release(name)?;
+        };
+        let weight = nf4::quantize(&checkpoint, name, shape, options)?;
         for (name, dtype, shape, bytes) in nf4::entries(name, &weight, stored.dtype()) {
             writer.write_bytes(&name, dtype, &shape, &bytes)?;
         }
     }
     writer.finish()?;
     copy_side_files(&args.model, &args.output)?;
-    let dtype = linears.first().map_or(Ok(DType::F32), |name| checkpoint.tensor(name).map(|t| t.dtype()))?;
     let path = args.output.join("config.json");
     let mut config = dora_models::json::object(&std::fs::read(&path)?, &path)?;
     config.insert("quantization_config".into(), nf4::quantization_config(options, dtype));

@@ -8,12 +8,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use dora_adapters::Adapter;
 use dora_models::checkpoint::{ensure_writable_dir, write_file};
 use dora_models::generate::Sampling;
 use serde_json::{Value, json};
 
-use super::eval::WeightArgs;
+use super::eval::{WeightArgs, put_on};
 use super::generate::continue_text;
 use super::train::DataArgs;
 use super::{eval, merge, train};
@@ -146,7 +145,7 @@ fn shown(path: &Path) -> String {
 fn answers(model: &Path, adapter: Option<&Path>, weights: WeightArgs, console: &Console) -> Result<Vec<String>> {
     let mut base: Base = eval::open(model, &weights, console)?;
     if let Some(dir) = adapter {
-        Adapter::load(&mut *base.model, dir, base.architecture.default_targets)?;
+        put_on(dir, &mut base, &weights, console)?;
     }
     let answer = |prompt: &&str| {
         let text = format!("User: {prompt}\nAssistant:");

@@ -83,7 +83,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     watch.finish();
     // The parameters are those of the last good step, also where the run stopped before a bad one; without a good step
     // there is nothing to save.
-    let nothing = ended.is_err() && watch.steps() == 0;
+    let nothing = watch.steps() == 0;
     let saved = if nothing { Ok(()) } else { trained.save(args, &base) };
     let good = ended.as_ref().ok().copied().filter(|_| saved.is_ok());
     let object = record.finish(&args.output, good, &watch, start.elapsed());

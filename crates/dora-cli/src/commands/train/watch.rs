@@ -76,7 +76,8 @@ impl Watch {
         let loss = self.last_loss().map(|loss| format!(", last loss {loss:.4}")).unwrap_or_default();
         let held_out = self.held_out().map(|(before, after)| format!(", held-out loss {before:.4} -> {after:.4}"));
         let (steps, held_out) = (self.steps(), held_out.unwrap_or_default());
-        format!("{ended} {steps} steps{loss}{held_out}; saved in {}", output.display())
+        let saved = if steps == 0 { "nothing saved".into() } else { format!("saved in {}", output.display()) };
+        format!("{ended} {steps} steps{loss}{held_out}; {saved}")
     }
 }
 

@@ -52,7 +52,7 @@ impl Nf4Scales {
 
     /// The scale of a block, in `f32` with one rounding an operation.
     #[inline]
-    pub(super) fn get(&self, block: usize) -> f32 {
+    pub fn get(&self, block: usize) -> f32 {
         match self {
             Nf4Scales::Plain(scales) => scales[block],
             Nf4Scales::Nested { codes, absmax, offset, map } => {
