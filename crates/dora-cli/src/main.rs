@@ -8,6 +8,7 @@ mod commands;
 mod console;
 mod failure;
 mod interrupt;
+mod results;
 mod run_file;
 
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ enum Command {
     Quickstart(quickstart::Args),
     /// Fine-tune a model
     Train(Box<train::Args>),
-    /// Loss and perplexity of a model, with or without an adapter
+    /// Loss and perplexity of a model, with or without an adapter, or its share of right answers
     Eval(eval::Args),
     /// Continue a prompt
     Generate(generate::Args),
