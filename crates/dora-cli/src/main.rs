@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use dora_tensor::Device;
 
-use crate::commands::{eval, generate, merge, params, quantize, quickstart, train};
+use crate::commands::{compare, eval, generate, merge, params, quantize, quickstart, train};
 use crate::console::Console;
 use crate::failure::{Usage, exit_code};
 
@@ -52,6 +52,8 @@ enum Command {
     Merge(merge::Args),
     /// Write a model with its linear layers in 4 bits (NF4), as bitsandbytes stores them
     Quantize(quantize::Args),
+    /// Say whether one of two models is better, or the difference within noise
+    Compare(compare::Args),
     /// Count the parameters that an adapter would train; needs config.json only
     Params(params::Args),
 }
@@ -92,6 +94,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Generate(args) => generate::run(args, &console),
         Command::Merge(args) => merge::run(args, &console),
         Command::Quantize(args) => quantize::run(args, &console),
+        Command::Compare(args) => compare::run(args, &console),
         Command::Params(args) => params::run(args, &console),
     }
 }
