@@ -72,8 +72,11 @@ impl Side {
             Measured::Rows(lines) => (lines.len(), "rows"),
             Measured::Run(_) => unreachable!("not read from a file"),
         };
+        if found == 0 {
+            return Err(Usage(format!("{} holds no item, expected at least one", path.display())).into());
+        }
         let expected = record.get(field).and_then(Value::as_u64);
-        if expected != Some(found as u64) || found == 0 {
+        if expected != Some(found as u64) {
             let (path, beside) = (path.display(), beside.display());
             let expected = expected.map_or("their number".into(), |n| n.to_string());
             return Err(Usage(format!("{path} holds {found} items, expected {expected} by {beside}")).into());

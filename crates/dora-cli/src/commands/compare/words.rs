@@ -15,7 +15,7 @@ pub fn report(judged: &Judged, costs: &Costs) -> String {
             text.push_str(&format!("{}: {}\n", name(task), sentence(judged, i)));
         }
         let (a, b) = &task.pairs[0];
-        let head = [String::new(), format!("A ({})", a.label()), format!("B ({})", b.label()), "B − A".into()];
+        let head = [String::new(), format!("A ({})", a.label()), format!("B ({})", b.label()), "B against A".into()];
         let mut lines = [vec![head], figures(task)].concat();
         if judged.tasks.len() == 1 {
             lines.extend(costs.lines());
@@ -49,15 +49,14 @@ pub fn verdict(judged: &Judged) -> String {
     format!("Of {} tasks: {}.", judged.tasks.len(), parts.join(", "))
 }
 
-/// What to do next.
+/// What to do next: once where it is the same for all tasks.
 pub fn next(judged: &Judged) -> String {
-    let several = judged.tasks.len() > 1;
-    let one = |i: usize| {
-        let advice = advice(&judged.tasks[i], judged.outcome(i));
-        if several { format!("{}: {advice}", name(&judged.tasks[i])) } else { advice }
-    };
-    let all: Vec<String> = (0..judged.tasks.len()).map(one).collect();
-    all.join(if several { "\n" } else { " " })
+    let all: Vec<String> = (0..judged.tasks.len()).map(|i| advice(&judged.tasks[i], judged.outcome(i))).collect();
+    if all.iter().all(|advice| *advice == all[0]) {
+        return all[0].clone();
+    }
+    let of = |(task, advice): (&Task, &String)| format!("{}: {advice}", name(task));
+    judged.tasks.iter().zip(&all).map(of).collect::<Vec<_>>().join("\n")
 }
 
 /// What one task's test says.
@@ -80,7 +79,7 @@ fn sentence(judged: &Judged, i: usize) -> String {
     let p = p_value(found.p);
     let p = match (judged.tasks.len(), judged.p_adjusted[i]) {
         (2.., Some(adjusted)) => {
-            format!("{p}, {} after Holm's correction for {}", number(adjusted), judged.p_adjusted.len())
+            format!("{p}, {} after Holm's correction for {} tasks", number(adjusted), judged.p_adjusted.len())
         }
         _ => p,
     };
@@ -113,7 +112,7 @@ fn advice(task: &Task, outcome: Outcome) -> String {
     let k = task.pairs.len();
     let methods = format!(
         "{} of each cannot speak for the methods; train and evaluate both with at least {} seeds and compare all",
-        capital(&runs(k)),
+        runs(k),
         Seeds::LEAST
     );
     match (outcome, &test.found) {
@@ -127,7 +126,7 @@ fn advice(task: &Task, outcome: Outcome) -> String {
         }
         (Outcome::A | Outcome::B, Some(_)) => format!("{methods}."),
         (Outcome::Noise, Some(found)) => {
-            format!("{}{}", more(test, found), if by_seed { String::new() } else { format!(" {methods}.") })
+            format!("{}{}", more(test, found), if by_seed { String::new() } else { format!(" {}.", capital(&methods)) })
         }
     }
 }
@@ -166,7 +165,10 @@ fn more(test: &Test, found: &Found) -> String {
 
 /// The rows of a task's table.
 fn figures(task: &Task) -> Vec<[String; 4]> {
-    let mut lines = vec![figure(&task.test, if task.test.measure == Measure::Accuracy { "right" } else { "loss" })];
+    let mut lines = vec![figure(
+        &task.test,
+        if task.test.measure == Measure::Accuracy { "right" } else { "loss (less is better)" },
+    )];
     if let Some(p) = task.p_by_sign_flips {
         lines.push(["by sign flips over seeds".into(), String::new(), String::new(), p_value(p)]);
     }
@@ -266,5 +268,5 @@ fn number(p: f64) -> String {
 /// A count to two digits that count.
 fn rounded(x: f64) -> String {
     let scale = 10f64.powf((x.max(1.0).log10().floor() - 1.0).max(0.0));
-    thousands((x / scale).ceil() * scale)
+    thousands((x / scale).round() * scale)
 }
