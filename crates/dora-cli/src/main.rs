@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use dora_tensor::Device;
 
-use crate::commands::{compare, eval, generate, merge, params, quantize, quickstart, train};
+use crate::commands::{analyze, compare, eval, generate, merge, params, quantize, quickstart, train};
 use crate::console::Console;
 use crate::failure::{Usage, exit_code};
 
@@ -54,6 +54,8 @@ enum Command {
     Quantize(quantize::Args),
     /// Say whether one of two models is better, or the difference within noise
     Compare(compare::Args),
+    /// Say how far training moved each layer's magnitudes and directions (DoRA paper, section 3.2)
+    Analyze(analyze::Args),
     /// Count the parameters that an adapter would train; needs config.json only
     Params(params::Args),
 }
@@ -95,6 +97,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Merge(args) => merge::run(args, &console),
         Command::Quantize(args) => quantize::run(args, &console),
         Command::Compare(args) => compare::run(args, &console),
+        Command::Analyze(args) => analyze::run(args, &console),
         Command::Params(args) => params::run(args, &console),
     }
 }
