@@ -1,5 +1,6 @@
 //! A contiguous, row-major array on a device. Cloning shares the elements; operations make new tensors.
 
+use crate::cpu::{buffer, for_row_blocks, zeros};
 use crate::saved::{Recipe, Saved};
 use crate::storage::{CpuStorage, Storage};
 use crate::tape::Edge;
@@ -41,7 +42,7 @@ impl Tensor {
 
     /// Zeros.
     pub fn zeros(shape: &[usize]) -> Self {
-        Self::of(vec![0.0; shape.iter().product()], shape)
+        Self::of(zeros(shape.iter().product()), shape)
     }
 
     /// One number, of shape `()`.
@@ -126,6 +127,18 @@ impl Tensor {
             Elements::F32(v) => v.to_vec(),
             Elements::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
             Elements::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+
+    /// The elements as `f32` in a buffer of the pool.
+    fn copied(&self) -> Vec<f32> {
+        match self.elements() {
+            Elements::F32(v) => {
+                let mut copy = buffer(v.len());
+                for_row_blocks(&mut copy, 1, |start, part| part.copy_from_slice(&v[start..start + part.len()]));
+                copy
+            }
+            _ => self.to_vec(),
         }
     }
 
@@ -223,7 +236,7 @@ impl Tensor {
             && matches!(&*self.storage, Storage::Cpu(CpuStorage::F32(v)) if v.len() == self.numel())
             && Arc::get_mut(&mut self.storage).is_some();
         if !whole {
-            *self = Self { origin: self.origin.take(), ..Self::of(self.to_vec(), &self.shape) };
+            *self = Self { origin: self.origin.take(), ..Self::of(self.copied(), &self.shape) };
         }
         self.recipe = None;
         match Arc::get_mut(&mut self.storage) {

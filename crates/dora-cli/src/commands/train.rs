@@ -1,5 +1,6 @@
 //! `dora train`: fine-tunes a model on rows, and writes an adapter (or, with `--method full`, a model) with the run's record.
 
+mod profile;
 mod record;
 mod settings;
 mod watch;
@@ -25,6 +26,7 @@ use crate::base::{self, Base};
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::interrupt::Interrupt;
+use profile::Profile;
 use record::Record;
 pub use settings::{Args, DataArgs};
 use watch::Watch;
@@ -79,14 +81,22 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
+    if args.profile {
+        dora_tensor::profile::start();
+    }
+    let loop_start = Instant::now();
     let ended = run_loop(&objective, &trained.parameters, &data, &plan, held_out.as_ref(), &options, &mut watch);
+    let profile = args.profile.then(|| Profile::take(loop_start.elapsed().as_secs_f64()));
     watch.finish();
+    if let Some(profile) = &profile {
+        console.note(profile.table());
+    }
     // The parameters are those of the last good step, also where the run stopped before a bad one; without a good step
     // there is nothing to save.
     let nothing = watch.steps() == 0;
     let saved = if nothing { Ok(()) } else { trained.save(args, &base) };
     let good = ended.as_ref().ok().copied().filter(|_| saved.is_ok());
-    let object = record.finish(&args.output, good, &watch, start.elapsed());
+    let object = record.finish(&args.output, good, &watch, profile.as_ref(), start.elapsed());
     let ending = ended.inspect_err(|_| match &saved {
         Ok(()) if nothing => {}
         Ok(()) => console.note(format!("saved the steps before it in {}", args.output.display())),

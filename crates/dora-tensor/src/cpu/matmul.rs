@@ -4,6 +4,7 @@
 //! Weights stored in fewer bits are widened to `f32` a panel at a time in scratch that fits a core's cache.
 
 use super::scratch;
+use crate::profile;
 use half::{bf16, f16};
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
@@ -41,6 +42,7 @@ fn panels(m: usize, k: usize, n: usize) -> Option<(Axis, usize)> {
 /// As [`matmul`], on this thread alone.
 pub fn product(a: ArrayView2<f32>, b: ArrayView2<f32>, mut c: ArrayViewMut2<f32>, alpha: f32, beta: f32) {
     let ((m, k), n) = (a.dim(), b.ncols());
+    profile::flops(2 * m * k * n);
     let (sa, sb, sc) = (a.strides(), b.strides(), c.strides());
     let (sc0, sc1) = (sc[0], sc[1]);
     // SAFETY: the dimensions were checked by `matmul` (or are those of the views just cut), and pointer and strides of each

@@ -3,8 +3,10 @@
 mod math;
 mod matmul;
 mod parallel;
+mod pool;
 
 pub(crate) use math::dot;
 pub use math::{exp, simd, softmax_in_place};
 pub use matmul::{Half, Stored, matmul, matmul_stored_nn, matmul_stored_nt, product};
 pub use parallel::{add_assign, column_sums, for_row_blocks, map_blocks, scratch};
+pub use pool::{buffer, recycle, zeros};

@@ -2,6 +2,7 @@
 
 use super::Weight;
 use crate::cpu::{self, Half};
+use crate::profile;
 use crate::{DType, Elements, Error, Result, Tensor};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -29,6 +30,7 @@ impl Weight for DenseWeight {
 
     fn apply_each(&self, xs: &[&Tensor]) -> Result<Vec<Tensor>> {
         let (out, inner) = self.shape();
+        profile::bytes(self.0.numel() * self.0.dtype().size());
         products(xs, ("x", "in"), inner, out, |xs, ys| match self.0.elements() {
             Elements::F32(w) => {
                 let w = matrix(w, (out, inner));
@@ -41,6 +43,7 @@ impl Weight for DenseWeight {
 
     fn apply_transposed_each(&self, dys: &[&Tensor]) -> Result<Vec<Tensor>> {
         let (out, inner) = self.shape();
+        profile::bytes(self.0.numel() * self.0.dtype().size());
         products(dys, ("dy", "out"), out, inner, |dys, dxs| match self.0.elements() {
             Elements::F32(w) => {
                 let w = matrix(w, (out, inner));
@@ -79,7 +82,7 @@ pub(super) fn products(
         let expected = format!("(n, {dimension}) = (n, {from})");
         return Err(Error::shape("weight", operand, &[view.nrows(), view.ncols()], expected));
     }
-    let mut outputs: Vec<Vec<f32>> = views.iter().map(|v| vec![0.0; v.nrows() * to]).collect();
+    let mut outputs: Vec<Vec<f32>> = views.iter().map(|v| cpu::buffer(v.nrows() * to)).collect();
     let sized = |(y, x): (_, &ArrayView2<f32>)| ArrayViewMut2::from_shape((x.nrows(), to), y).expect("sized above");
     f(&views, outputs.iter_mut().map(Vec::as_mut_slice).zip(&views).map(sized).collect());
     Ok(outputs.into_iter().zip(&views).map(|(y, x)| Tensor::of(y, &[x.nrows(), to])).collect())

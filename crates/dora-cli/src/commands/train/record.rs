@@ -11,6 +11,7 @@ use dora_train::metrics::peak_rss_mb;
 use dora_train::run::Ending;
 use serde_json::{Value, json};
 
+use super::profile::Profile;
 use super::settings::Args;
 use super::watch::Watch;
 use super::{Trained, base_sha256};
@@ -49,7 +50,14 @@ impl Record {
     }
 
     /// Adds what came of it, writes it, and gives it; no ending: the run failed.
-    pub fn finish(mut self, output: &Path, ending: Option<Ending>, watch: &Watch, time: Duration) -> Result<Value> {
+    pub fn finish(
+        mut self,
+        output: &Path,
+        ending: Option<Ending>,
+        watch: &Watch,
+        profile: Option<&Profile>,
+        time: Duration,
+    ) -> Result<Value> {
         let ending = match ending {
             Some(Ending::Finished) => "finished",
             Some(Ending::Interrupted(_)) => "interrupted",
@@ -65,6 +73,7 @@ impl Record {
             "tokens_per_s": watch.tokens_per_s(),
             "wall_s": time.as_secs_f64(),
             "peak_rss_mb": peak_rss_mb(),
+            "profile": profile.map(Profile::json),
         });
         write(output, &self.0)?;
         Ok(self.0)

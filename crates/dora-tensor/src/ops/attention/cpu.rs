@@ -2,7 +2,7 @@
 //! summed by one thread in a fixed order.
 
 use super::{Attention, AttentionShape, Documents};
-use crate::cpu::{dot, exp, product, scratch, simd, softmax_in_place};
+use crate::cpu::{buffer, dot, exp, product, scratch, simd, softmax_in_place, zeros};
 use crate::{Result, Tensor};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 use rayon::prelude::*;
@@ -24,7 +24,7 @@ pub(super) fn forward(
     let group = heads / kv_heads;
     let n = documents.tokens();
     let (q, k, v) = (heads3(q, head_dim)?, heads3(k, head_dim)?, heads3(v, head_dim)?);
-    let mut o = vec![0.0; n * heads * head_dim];
+    let mut o = buffer(n * heads * head_dim);
     let mut lse = vec![0.0; n * heads];
     let outputs = tasks(&mut o, n, heads, head_dim, kv_heads, documents);
     let rows = split_rows(&mut lse, documents, kv_heads, group);
@@ -42,7 +42,7 @@ pub(super) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, 
     let AttentionShape { heads, kv_heads, head_dim } = shape;
     let n = q.shape()[0];
     let (q, k, v) = (heads3(q, head_dim)?, heads3(k, head_dim)?, heads3(v, head_dim)?);
-    let mut o = vec![0.0; n * heads * head_dim];
+    let mut o = buffer(n * heads * head_dim);
     tasks(&mut o, n, heads, head_dim, heads, &Documents::new(&[n])).into_par_iter().for_each(|(head, _, mut o)| {
         let kv = head * kv_heads / heads;
         let (k, v) = (k.slice(s![.., kv, ..]), v.slice(s![.., kv, ..]));
@@ -69,7 +69,7 @@ fn one_head(
             let mut weights = [0.0; BLOCK];
             for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                 let (seen, hidden) = row.split_at_mut(before + start + i + 1);
-                let (max, sum) = simd(|| softmax_in_place(seen));
+                let (max, sum) = softmax_in_place(seen);
                 hidden.fill(0.0);
                 lse[start + i] = max + sum.ln();
                 weights[i] = 1.0 / sum;
@@ -89,7 +89,7 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
     let (q, k, v) = (heads3(&q, head_dim)?, heads3(&k, head_dim)?, heads3(&v, head_dim)?);
     let (o, d_o) = (heads3(&saved.o, head_dim)?, heads3(grad, head_dim)?);
     let mut lse = saved.lse.clone();
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let (mut dq, mut dk, mut dv) = (buffer(q.len()), zeros(k.len()), zeros(v.len()));
     let dq_tasks = tasks(&mut dq, n, heads, head_dim, kv_heads, documents);
     let dk_tasks = tasks(&mut dk, n, kv_heads, head_dim, kv_heads, documents);
     let dv_tasks = tasks(&mut dv, n, kv_heads, head_dim, kv_heads, documents);

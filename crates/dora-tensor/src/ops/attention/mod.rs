@@ -9,6 +9,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, record};
 use std::ops::Range;
@@ -74,6 +75,7 @@ pub fn attention(
     shape: AttentionShape,
     scale: f32,
 ) -> Result<Tensor> {
+    let _running = profile::operation("attention", Direction::Forward);
     let n = documents.tokens();
     check(q, k, v, (n, n), shape)?;
     let (o, lse) = match q.device() {
@@ -87,6 +89,7 @@ pub fn attention(
 /// Attention of the last tokens of one document, q (n, heads·D), over all of its keys and values (total, kv_heads·D) so far,
 /// their own included; off the tape.
 pub fn attention_cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, scale: f32) -> Result<Tensor> {
+    let _running = profile::operation("attention", Direction::Forward);
     let (n, total) = (q.shape()[0], k.shape()[0]);
     if n > total {
         return Err(Error::argument("attention", format!("{n} queries for {total} keys")));

@@ -19,6 +19,7 @@ pub use norms::dora_norms;
 
 use super::LowRank;
 use super::linear::{add_bias, cpu::row_sum};
+use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::{Device, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub fn dora_linear(
     magnitude: &Tensor,
     norms: Norms,
 ) -> Result<(Tensor, Tensor)> {
+    let _running = profile::operation("dora", Direction::Forward);
     let (out, _) = weight.shape();
     update.check(weight.shape())?;
     magnitude.expect_shape("dora", "magnitude", &[out])?;

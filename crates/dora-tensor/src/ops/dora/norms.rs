@@ -5,6 +5,7 @@
 
 use super::super::LowRank;
 use super::super::linear::cpu::product;
+use crate::profile::{self, Direction};
 use crate::{Device, Result, Tensor, Weight};
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
 
 /// The norms from Uᵀ (r, out).
 pub(super) fn from_cross(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor, cross: &Tensor) -> Result<Tensor> {
+    let _running = profile::operation("dora_norms", Direction::Forward);
     let (out, _) = weight.shape();
     base.expect_shape("dora", "base norms", &[out])?;
     let (mut n, cancelled) = match base.device() {

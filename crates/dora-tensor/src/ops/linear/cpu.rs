@@ -1,6 +1,6 @@
 //! Pieces of linear layers on the CPU.
 
-use crate::cpu::{column_sums, for_row_blocks, matmul, simd};
+use crate::cpu::{buffer, column_sums, for_row_blocks, matmul, simd};
 use crate::{Result, Tensor};
 use ndarray::ArrayViewMut2;
 
@@ -20,7 +20,7 @@ pub(crate) fn outer(dy: &Tensor, x: &Tensor, scale: f32) -> Result<Tensor> {
 /// scale · a·b as a new tensor.
 pub(crate) fn product(a: ndarray::ArrayView2<f32>, b: ndarray::ArrayView2<f32>, scale: f32) -> Result<Tensor> {
     let shape = (a.nrows(), b.ncols());
-    let mut out = vec![0.0; shape.0 * shape.1];
+    let mut out = buffer(shape.0 * shape.1);
     matmul(a, b, view(&mut out, shape), scale, 0.0);
     Ok(Tensor::of(out, &[shape.0, shape.1]))
 }

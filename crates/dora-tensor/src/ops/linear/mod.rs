@@ -5,6 +5,7 @@ pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
@@ -46,6 +47,7 @@ impl Matrix {
 
 /// x·Wᵀ + b.
 pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
+    let _running = profile::operation("linear", Direction::Forward);
     let mut y = weight.apply(x)?;
     add_bias(&mut y, bias)?;
     let none = Tensor::zeros(&[0]);

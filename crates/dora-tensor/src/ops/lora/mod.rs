@@ -7,6 +7,7 @@ pub(crate) mod tests;
 
 use super::Dropout;
 use super::linear::{add_bias, cpu};
+use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub struct LowRank {
 
 /// x·Wᵀ + s·dropout(x)·Aᵀ·Bᵀ + b.
 pub fn lora_linear(x: &Tensor, weight: &Arc<dyn Weight>, bias: Option<&Tensor>, update: &LowRank) -> Result<Tensor> {
+    let _running = profile::operation("lora", Direction::Forward);
     update.check(weight.shape())?;
     let mut y = weight.apply(x)?;
     let h = update.project(&update.drop(x)?)?;

@@ -15,6 +15,7 @@ pub use scales::{Nf4Scales, nested_quant_map};
 use super::Weight;
 use super::dense::products;
 use crate::cpu::{self, Stored, map_blocks};
+use crate::profile;
 use crate::{Error, Result, SharedBytes, Tensor};
 use std::fmt;
 use std::ops::Range;
@@ -120,11 +121,13 @@ impl Weight for Nf4Weight {
 
     fn apply_each(&self, xs: &[&Tensor]) -> Result<Vec<Tensor>> {
         let (out, inner) = self.0.shape;
+        profile::bytes((*self.0.codes).as_ref().len());
         products(xs, ("x", "in"), inner, out, |xs, ys| cpu::matmul_stored_nt(xs, self, ys))
     }
 
     fn apply_transposed_each(&self, dys: &[&Tensor]) -> Result<Vec<Tensor>> {
         let (out, inner) = self.0.shape;
+        profile::bytes((*self.0.codes).as_ref().len());
         products(dys, ("dy", "out"), out, inner, |dys, dxs| cpu::matmul_stored_nn(dys, self, dxs))
     }
 
