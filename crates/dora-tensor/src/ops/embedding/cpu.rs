@@ -1,7 +1,7 @@
 //! Embedding on the CPU: gather, and scatter-add in token order.
 
 use crate::Elements;
-use crate::cpu::{Half, buffer, zeros};
+use crate::cpu::{Widen, buffer, zeros};
 
 pub(super) fn forward(ids: &[u32], table: Elements, width: usize) -> Vec<f32> {
     let mut y = buffer(ids.len() * width);
