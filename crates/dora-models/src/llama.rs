@@ -6,8 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use dora_tensor::ops::{
-    AttentionShape, Matrix, Pointwise, RopeTable, attention, attention_cached, embedding, pointwise, rms_norm, rope,
-    swiglu,
+    AttentionShape, Matrix, RopeTable, attention, attention_cached, embedding, residual, rms_norm, rope, swiglu,
 };
 use dora_tensor::{DType, DenseWeight, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
 
@@ -226,10 +225,10 @@ impl Block {
         let turn = |x: Tensor| rope(&x, &pass.positions, table);
         let (q, k) = (turn(q.forward(&normed, pass)?)?, turn(k.forward(&normed, pass)?)?);
         let attended = attend(q, k, v.forward(&normed, pass)?)?;
-        let x = pointwise(&Pointwise::ADD, x, &o.forward(&attended, pass)?)?;
+        let x = residual(x, o.forward(&attended, pass)?)?;
         let normed = rms_norm(&x, &self.post_attention_layernorm.tensor(), self.eps)?;
         let product = swiglu(&gate.forward(&normed, pass)?, &up.forward(&normed, pass)?)?;
-        pointwise(&Pointwise::ADD, &x, &down.forward(&product, pass)?)
+        residual(&x, down.forward(&product, pass)?)
     }
 }
 

@@ -81,7 +81,7 @@ pub fn record<O: Op>(output: Tensor, inputs: &[&Tensor], op: impl FnOnce() -> O)
         inputs: inputs.iter().map(|t| t.origin().cloned()).collect(),
         op: Mutex::new(Some(Box::new(op()))),
     };
-    output.with_origin(Edge::Node(Arc::new(node)))
+    output.with_origin(Some(Edge::Node(Arc::new(node))))
 }
 
 impl Tensor {
@@ -157,7 +157,7 @@ pub fn checkpoint(x: &Tensor, active: bool, f: impl Fn(&Tensor) -> Result<Tensor
     if !RECORDING.get() || !(active || x.requires_grad()) {
         return Ok(output);
     }
-    let anchor = Tensor::scalar(0.0).with_origin(Edge::Leaf(Arc::default()));
+    let anchor = Tensor::scalar(0.0).with_origin(Some(Edge::Leaf(Arc::default())));
     Ok(record(output, &[x, &anchor], || Checkpoint { x: x.detach(), f }))
 }
 
@@ -173,7 +173,7 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + 'static> Op for Checkpoint<F> {
 
     fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let slot = Arc::<GradientSlot>::default();
-        let x = if needs[0] { self.x.with_origin(Edge::Leaf(slot.clone())) } else { self.x };
+        let x = if needs[0] { self.x.with_origin(Some(Edge::Leaf(slot.clone()))) } else { self.x };
         let output = with_recording(true, || (self.f)(&x))?;
         output.backward_from(grad)?;
         let dx = slot.0.lock().expect("no backward pass panicked").take();

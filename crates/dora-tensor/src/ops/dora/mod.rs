@@ -22,8 +22,9 @@ use super::LowRank;
 use super::linear::{self, cpu::row_sum};
 use crate::profile::{self, Direction};
 use crate::saved::Saved;
+use crate::tensor::Output;
 use crate::{Device, Op, Result, Tensor, Weight, record};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Where the row norms of W + sBA come from.
 #[derive(Debug, Clone, Copy)]
@@ -68,11 +69,13 @@ pub fn dora_linear(
         Device::Cpu => cpu::gain(magnitude.as_f32("dora")?, n.as_f32("dora")?),
     };
     let none = Tensor::zeros(&[0]);
-    let value = y.clone();
+    let without_dropout = saved_z.is_none();
+    let output = Arc::new(Mutex::new(Saved::Kept(y.clone())));
+    let kept = output.clone();
     let saved = || Dora {
         x: x.saved(),
         h,
-        output: saved_z.map_or(Kept::Output(value), Kept::Dropped),
+        output: saved_z.map_or(Kept::Output(kept), Kept::Dropped),
         weight: weight.clone(),
         bias: bias.map(Tensor::detach),
         update: update.detach(),
@@ -80,13 +83,14 @@ pub fn dora_linear(
         norms: n.clone(),
         gain,
     };
-    Ok((record(y, &[x, &update.a, &update.b, magnitude, bias.unwrap_or(&none)], saved), n.clone()))
+    let y = record(y, &[x, &update.a, &update.b, magnitude, bias.unwrap_or(&none)], saved);
+    Ok((if without_dropout { y.with_output(output) } else { y }, n.clone()))
 }
 
 /// What the gradient of m is computed from.
 enum Kept {
-    /// y.
-    Output(Tensor),
+    /// y, or how it can be computed again.
+    Output(Output),
     /// z̃, with dropout.
     Dropped(Tensor),
 }
@@ -115,7 +119,8 @@ impl Dora {
             }
             Kept::Output(y) => {
                 let bias = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
-                return cpu::magnitude_gradient(dy, y, bias, m, n);
+                let y = y.lock().expect("no pass panicked").get()?;
+                return cpu::magnitude_gradient(dy, &y, bias, m, n);
             }
         };
         cpu::magnitude_gradient(dy, &z, None, n, n)
