@@ -119,6 +119,10 @@ impl Weight for Nf4Weight {
         self.0.shape
     }
 
+    fn bytes(&self) -> usize {
+        (*self.0.codes).as_ref().len() + self.0.scales.bytes()
+    }
+
     fn stored(&self) -> &dyn Stored {
         self
     }
