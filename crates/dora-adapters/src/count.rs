@@ -45,7 +45,7 @@ mod tests {
     use super::*;
     use crate::config::{AdapterConfig, Modules, Purpose, TargetModules};
     use crate::targets::resolve;
-    use dora_models::shape::{Activations, LinearShape};
+    use dora_models::shape::LinearShape;
 
     /// Llama-3-8B: 32 blocks, 4,096 wide, 14,336 in the MLP, 1,024 for keys and values, 128,256 tokens, untied.
     fn llama_3_8b() -> ModelShape {
@@ -68,12 +68,7 @@ mod tests {
         let block = |layer: usize| sizes.map(|(name, i, o)| linear(format!("model.layers.{layer}.{name}"), i, o));
         let mut linears: Vec<_> = (0..32).flat_map(block).collect();
         linears.push(LinearShape { output_embedding: true, ..linear("lm_head".into(), 4096, 128256) });
-        ModelShape {
-            linears,
-            other_modules: vec!["model.embed_tokens".into()],
-            parameters: 8_030_261_248,
-            activations: Activations::default(),
-        }
+        ModelShape { linears, other_modules: vec!["model.embed_tokens".into()], parameters: 8_030_261_248 }
     }
 
     fn line(r: usize, use_dora: bool, target_modules: TargetModules) -> String {

@@ -1,8 +1,7 @@
 //! LoRA and DoRA over the frozen linear layers of any model, in PEFT's file format and by PEFT's rules.
 //!
 //! * [`config`]: the settings, and [`config_file`] their `adapter_config.json`; [`pattern`]: its regular expressions.
-//! * [`targets`]: which layers a model's adapter is on; [`count`]: how many parameters that trains; [`memory`]: what a
-//!   run will need.
+//! * [`targets`]: which layers a model's adapter is on; [`count`]: how many parameters that trains.
 //! * [`factors`]: the adapter's tensors and their file.
 //! * [`Adapter`]: the adapter on a model, ready to train.
 //! * [`merge()`]: the adapter in the base model's weights.
@@ -18,7 +17,6 @@ pub mod error;
 pub mod factors;
 mod inject;
 mod lora;
-pub mod memory;
 mod merge;
 pub mod pattern;
 pub mod targets;

@@ -219,7 +219,6 @@ fn names(shape: &ModelShape, components: usize) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::pattern::PathPattern;
-    use dora_models::shape::Activations;
 
     /// `layers` blocks of the seven projections, and an output embedding.
     fn llama(layers: usize) -> ModelShape {
@@ -234,12 +233,7 @@ mod tests {
             bias: false,
         };
         let linears = paths.chain(["lm_head".to_string()]).map(linear).collect();
-        ModelShape {
-            linears,
-            other_modules: vec!["model.embed_tokens".into(), "model.norm".into()],
-            parameters: 1000,
-            activations: Activations::default(),
-        }
+        ModelShape { linears, other_modules: vec!["model.embed_tokens".into(), "model.norm".into()], parameters: 1000 }
     }
 
     fn strings(names: &[&str]) -> Vec<String> {
@@ -297,12 +291,7 @@ mod tests {
         assert!(load(on(&[])).starts_with("`target_modules` [] matches no linear layer"));
         let message = "`target_modules` is missing, expected a choice, as this architecture has no usual layers";
         assert_eq!(load(AdapterConfig::default()), message);
-        let empty = ModelShape {
-            linears: Vec::new(),
-            other_modules: Vec::new(),
-            parameters: 0,
-            activations: Activations::default(),
-        };
+        let empty = ModelShape { linears: Vec::new(), other_modules: Vec::new(), parameters: 0 };
         let all = AdapterConfig { target_modules: TargetModules::AllLinear, ..Default::default() };
         assert!(resolve(&all, &empty, &[], Purpose::Load).is_err());
     }

@@ -5,7 +5,7 @@ use dora_adapters::config::{AdapterConfig, Modules, Purpose};
 use dora_adapters::count::count;
 use dora_adapters::error::Result;
 use dora_adapters::targets::{Target, expand, resolve};
-use dora_models::shape::{Activations, LinearShape, ModelShape};
+use dora_models::shape::{LinearShape, ModelShape};
 use serde_json::{Value, json};
 
 /// What PEFT takes `target_modules: null` for on a Llama.
@@ -46,7 +46,6 @@ fn shape(model: &Value) -> ModelShape {
         linears: model["linears"].as_array().unwrap().iter().map(linear).collect(),
         other_modules: model["other_modules"].as_array().unwrap().iter().map(text).collect(),
         parameters: size(&model["parameters"]),
-        activations: Activations::default(),
     }
 }
 

@@ -139,19 +139,6 @@ impl Model for Llama {
         &self.shape
     }
 
-    fn weight_bytes(&self) -> usize {
-        let head = match &self.lm_head {
-            Head::Frozen(Matrix::Frozen(weight)) => weight.bytes(),
-            _ => 0,
-        };
-        let linears = self.blocks.iter().flat_map(|block| &block.linears);
-        let frozen = |linear: &Linear| match linear.base() {
-            Base::Frozen { weight, .. } => weight.bytes(),
-            Base::Trained { .. } => 0,
-        };
-        head + linears.map(frozen).sum::<usize>()
-    }
-
     fn context(&self) -> usize {
         self.config.max_position_embeddings
     }

@@ -19,9 +19,6 @@ pub trait Model: Send + Sync {
     /// Linear layers and the parameter count.
     fn shape(&self) -> &ModelShape;
 
-    /// Bytes of the frozen weights that a pass reads whole; of an embedding in a mapped file it reads a few rows.
-    fn weight_bytes(&self) -> usize;
-
     /// Longest context, in tokens.
     fn context(&self) -> usize;
 

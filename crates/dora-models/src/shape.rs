@@ -25,19 +25,4 @@ pub struct ModelShape {
     pub other_modules: Vec<String>,
     /// All parameters, each counted once (a tied output embedding adds nothing).
     pub parameters: usize,
-    /// What a training pass keeps.
-    pub activations: Activations,
-}
-
-/// `f32` numbers that a forward pass keeps for its backward pass, for each token; what an adapter keeps comes on top.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Activations {
-    /// Blocks.
-    pub blocks: usize,
-    /// Width of the residual stream.
-    pub width: usize,
-    /// Of one block.
-    pub per_block: usize,
-    /// Of the widest intermediate, of which the backward pass has several at a time.
-    pub widest: usize,
 }

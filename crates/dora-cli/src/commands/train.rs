@@ -11,12 +11,11 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use dora_adapters::Adapter;
 use dora_adapters::count::{Counts, count};
-use dora_adapters::memory::{self, Memory};
 use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, copy_side_files, ensure_writable_dir};
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
 use dora_tensor::{DType, Parameter, Tensor};
-use dora_train::data::{Dataset, Plan};
+use dora_train::data::Plan;
 use dora_train::objective::CausalLm;
 use dora_train::run::{Ending, run as run_loop};
 use serde_json::Value;
@@ -78,9 +77,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     }
     let plan = Plan::new(&data, args.plan_options(&data_options));
     let steps = args.steps(plan.steps_per_epoch());
-    let memory = predict_memory(args, &base, &data, &plan, &trained);
-    console.note(format!("predicted peak memory: {:.0} MB", memory.total() as f64 / 1e6));
-    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &memory)?;
+    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained)?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
@@ -113,21 +110,6 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
         interrupted: matches!(ending, Ending::Interrupted(_)),
         held_out: watch.held_out(),
         counts: trained.counts,
-    })
-}
-
-/// Memory that the steps will need at most, by the largest micro-batch of the first epoch.
-fn predict_memory(args: &Args, base: &Base, data: &Dataset, plan: &Plan, trained: &Trained) -> Memory {
-    let tokens = |rows: &Vec<usize>| rows.iter().map(|&row| data.rows[row].input_ids.len()).sum();
-    let targets: Vec<_> = trained.adapter.iter().flat_map(Adapter::targets).cloned().collect();
-    Memory::predict(&memory::Run {
-        shape: base.model.shape(),
-        weight_bytes: base.model.weight_bytes(),
-        trainable: trained.counts.trainable,
-        targets: &targets,
-        tokens: plan.epoch(0).iter().flatten().map(tokens).max().unwrap_or(0),
-        gradient_checkpointing: args.gradient_checkpointing,
-        threads: rayon::current_num_threads(),
     })
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::shape::{Activations, LinearShape, ModelShape};
+use crate::shape::{LinearShape, ModelShape};
 use fields::Fields;
 use rope::Rope;
 
@@ -137,16 +137,7 @@ impl LlamaConfig {
         other_modules.extend(layers().flat_map(|layer| norms.map(|norm| format!("{layer}.{norm}"))));
         other_modules.push("model.norm".into());
         let parameters = self.parameters().try_into().expect("checked when the configuration was read");
-        ModelShape { linears, other_modules, parameters, activations: self.activations() }
-    }
-
-    /// A block keeps the residual stream before and between its halves, q, k, v, gate and up, the log-sum-exp of every head, and
-    /// the rstd of two norms. Outputs of norms, of the rotary embedding, of attention and of SwiGLU are computed again.
-    fn activations(&self) -> Activations {
-        let (c, f) = (self.hidden_size, self.intermediate_size);
-        let heads = self.num_attention_heads + 2 * self.num_key_value_heads;
-        let per_block = 2 * c + heads * self.head_dim + 2 * f + self.num_attention_heads + 2;
-        Activations { blocks: self.num_hidden_layers, width: c, per_block, widest: f }
+        ModelShape { linears, other_modules, parameters }
     }
 
     fn layer_linears(&self, layer: &str) -> [LinearShape; 7] {

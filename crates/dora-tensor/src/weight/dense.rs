@@ -44,10 +44,6 @@ impl Weight for DenseWeight {
         self.dim()
     }
 
-    fn bytes(&self) -> usize {
-        self.0.numel() * self.0.dtype().size()
-    }
-
     fn stored(&self) -> &dyn Stored {
         self
     }

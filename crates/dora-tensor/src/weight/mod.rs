@@ -16,9 +16,6 @@ pub trait Weight: Send + Sync + fmt::Debug {
     /// (out, in).
     fn shape(&self) -> (usize, usize);
 
-    /// Bytes of W as it is held.
-    fn bytes(&self) -> usize;
-
     /// W as products on the CPU read it, a panel at a time.
     fn stored(&self) -> &dyn Stored;
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use dora_adapters::memory::Memory;
 use dora_models::checkpoint::write_file;
 use dora_train::data::{Dataset, LoadReport};
 use dora_train::metrics::peak_rss_mb;
@@ -33,7 +32,6 @@ impl Record {
         data: &Dataset,
         held_out: Option<&Dataset>,
         trained: &Trained,
-        memory: &Memory,
     ) -> Result<Self> {
         let options = args.rows.options(base)?;
         let adapter = trained.adapter.as_ref().map(|a| serde_json::from_str::<Value>(&a.config().to_json()));
@@ -43,8 +41,6 @@ impl Record {
             "adapter_config": adapter.transpose()?,
             "trainable_params": trained.counts.trainable,
             "all_params": trained.counts.all,
-            "predicted_peak_mb": memory.total() as f64 / 1e6,
-            "predicted_memory": memory,
             "base_sha256": base_sha256(base)?,
             "data": rows(data),
             "eval_data": held_out.map(rows),

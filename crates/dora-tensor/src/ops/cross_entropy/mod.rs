@@ -18,7 +18,7 @@ use crate::{Device, Error, Op, Result, Tensor, record};
 pub const IGNORE: i32 = -100;
 
 /// Logits that exist at a time, at most (but for a single row): 32 MiB.
-pub const CHUNK: usize = 1 << 23;
+const CHUNK: usize = 1 << 23;
 
 /// The loss as a scalar. `targets[t]` is the token to follow row t, or [`IGNORE`].
 pub fn cross_entropy(hidden: &Tensor, head: &Matrix, targets: &[i32], denominator: f32) -> Result<Tensor> {

@@ -119,10 +119,6 @@ impl Weight for Nf4Weight {
         self.0.shape
     }
 
-    fn bytes(&self) -> usize {
-        (*self.0.codes).as_ref().len() + self.0.scales.bytes()
-    }
-
     fn stored(&self) -> &dyn Stored {
         self
     }

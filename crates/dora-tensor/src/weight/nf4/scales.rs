@@ -42,14 +42,6 @@ impl Nf4Scales {
         Nf4Scales::Nested { codes, absmax, offset, map: map.to_vec() }
     }
 
-    /// Bytes held.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Nf4Scales::Plain(scales) => 4 * scales.len(),
-            Nf4Scales::Nested { codes, absmax, map, .. } => codes.len() + 4 * (absmax.len() + map.len()),
-        }
-    }
-
     /// Number of blocks.
     pub(super) fn len(&self) -> usize {
         match self {
