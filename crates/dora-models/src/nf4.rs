@@ -101,12 +101,8 @@ pub fn read(checkpoint: &Checkpoint, name: &str, (out, inner): (usize, usize)) -
         return Err(error("shape", &format!("[{out}, {inner}]")));
     }
     let block_size = integer("blocksize").ok_or_else(|| error("blocksize", "a positive integer"))?;
-    let dtype = match state.get("dtype").and_then(Value::as_str) {
-        Some("float32") => DType::F32,
-        Some("bfloat16") => DType::BF16,
-        Some("float16") => DType::F16,
-        _ => return Err(error("dtype", "float32, bfloat16 or float16")),
-    };
+    let dtype = state.get("dtype").and_then(Value::as_str).and_then(torch_type);
+    let dtype = dtype.ok_or_else(|| error("dtype", "float32, bfloat16 or float16"))?;
     let tensor = |end: &str| checkpoint.tensor(&format!("{name}{end}"));
     let map = tensor(".quant_map")?.to_vec();
     if map != QUANT_MAP {
@@ -209,6 +205,11 @@ fn torch_name(dtype: DType) -> &'static str {
         DType::BF16 => "bfloat16",
         DType::F16 => "float16",
     }
+}
+
+/// The type that PyTorch calls so, where it is one of ours.
+pub(crate) fn torch_type(name: &str) -> Option<DType> {
+    [DType::F32, DType::BF16, DType::F16].into_iter().find(|&dtype| torch_name(dtype) == name)
 }
 
 /// The bytes of a tensor that must hold bytes.
