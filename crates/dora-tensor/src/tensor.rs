@@ -234,6 +234,11 @@ impl Tensor {
     /// Says how the elements can be computed again at little cost, where the tensor is on the tape at all.
     pub(crate) fn with_recipe(self, compute: impl FnOnce() -> Recipe) -> Self {
         let recipe = self.requires_grad().then(|| Arc::new(compute()));
+        self.with_shared_recipe(recipe)
+    }
+
+    /// As `with_recipe`, for a recipe that the tensor's own operation uses as well.
+    pub(crate) fn with_shared_recipe(self, recipe: Option<Arc<Recipe>>) -> Self {
         Tensor { recipe, ..self }
     }
 

@@ -87,7 +87,8 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
     let (group, documents, n) = (heads / kv_heads, &*saved.documents, saved.documents.tokens());
     let (q, k, v) = (saved.q.get()?, saved.k.get()?, saved.v.get()?);
     let (q, k, v) = (heads3(&q, head_dim)?, heads3(&k, head_dim)?, heads3(&v, head_dim)?);
-    let (o, d_o) = (heads3(&saved.o, head_dim)?, heads3(grad, head_dim)?);
+    let o = saved.o.get()?;
+    let (o, d_o) = (heads3(&o, head_dim)?, heads3(grad, head_dim)?);
     let mut lse = saved.lse.clone();
     let (mut dq, mut dk, mut dv) = (buffer(q.len()), zeros(k.len()), zeros(v.len()));
     let dq_tasks = tasks(&mut dq, n, heads, head_dim, kv_heads, documents);
