@@ -59,9 +59,8 @@ pub fn weight(
     if is_quantized(checkpoint, name) {
         return Ok(Arc::new(read(checkpoint, name, shape)?.0));
     }
-    let stored = checkpoint.expect(name, &[shape.0, shape.1])?;
     let Some(nf4) = options.nf4 else {
-        let kept = options.dtype.map_or(stored.clone(), |dtype| stored.to_dtype(dtype));
+        let kept = checkpoint.expect_as(name, &[shape.0, shape.1], options.dtype)?;
         return Ok(Arc::new(DenseWeight::new(kept)?));
     };
     Ok(Arc::new(quantize(checkpoint, name, shape, nf4)?))

@@ -23,7 +23,7 @@ pub use writer::CheckpointWriter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use dora_tensor::{SharedBytes, Tensor};
+use dora_tensor::{DType, SharedBytes, Tensor};
 
 use crate::error::{Error, Result};
 use header::damaged;
@@ -96,6 +96,19 @@ impl Checkpoint {
     /// As [`tensor`](Self::tensor), of exactly that shape.
     pub fn expect(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.file(name, &format!("shape {shape:?}"))?.expect(name, shape)
+    }
+
+    /// As [`expect`](Self::expect), in another type if need be: copied then, and the mapped bytes given back.
+    pub fn expect_as(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<Tensor> {
+        let stored = self.expect(name, shape)?;
+        match dtype.filter(|&dtype| dtype != stored.dtype()) {
+            None => Ok(stored),
+            Some(dtype) => {
+                let copy = stored.to_dtype(dtype);
+                self.release(name)?;
+                Ok(copy)
+            }
+        }
     }
 
     /// A tensor of any type, as its bytes.

@@ -7,8 +7,8 @@ use super::LlamaConfig;
 use crate::shape::Activations;
 
 impl LlamaConfig {
-    /// Outputs of norms, of rotary embedding and of SwiGLU are computed again from what is in the table; those of o and down
-    /// are differences of the stream.
+    /// Outputs of norms, rotary embedding, attention and SwiGLU are computed again from what is in the table; those of o and
+    /// down are differences of the stream.
     pub(super) fn activations(&self) -> Activations {
         let (c, f, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
         let (q, k) = (heads * self.head_dim, self.num_key_value_heads * self.head_dim);
@@ -21,8 +21,7 @@ impl LlamaConfig {
                 ("q before rotation", q),
                 ("k before rotation", k),
                 ("v", k),
-                ("attention", q),
-                ("its log-sum-exp", heads),
+                ("attention's log-sum-exp", heads),
                 ("stream before the MLP", c),
                 ("gate", f),
                 ("up", f),
@@ -30,8 +29,9 @@ impl LlamaConfig {
             ],
             // The stream twice, a norm's output, and gate, up and their product; or q and k, turned, with v and the result.
             forward: (3 * c + 3 * f).max(2 * c + 2 * (q + k)),
-            // The gradients of the stream, of the product and of gate; or those of the stream, of q, k and v and of the result.
-            backward: (2 * c + 2 * f).max(2 * c + 2 * (q + k)),
+            // The gradients of the stream, of the product and of gate; or, when gate and up are gone, those of the stream, of
+            // attention's result and of q, k and v, beside the result and q and k, turned, made again.
+            backward: 2 * c + (2 * f).max((4 * q + 3 * k).saturating_sub(2 * f)),
         }
     }
 }
