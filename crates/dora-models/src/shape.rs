@@ -55,3 +55,25 @@ impl Activations {
         self.kept.iter().map(|(_, count)| count).sum()
     }
 }
+
+/// A pass over documents that lie side by side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PassSize {
+    /// Tokens of all documents.
+    pub tokens: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// Tokens that carry loss.
+    pub labelled: usize,
+}
+
+impl PassSize {
+    /// The larger of two in every respect.
+    pub fn max(self, other: Self) -> Self {
+        PassSize {
+            tokens: self.tokens.max(other.tokens),
+            longest: self.longest.max(other.longest),
+            labelled: self.labelled.max(other.labelled),
+        }
+    }
+}

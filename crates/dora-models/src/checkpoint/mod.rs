@@ -83,6 +83,12 @@ impl Checkpoint {
         self.places.keys().map(String::as_str)
     }
 
+    /// Type of the largest tensor that is not in 4 bits.
+    pub fn dtype(&self) -> Option<DType> {
+        let tensors = self.names().filter_map(|name| self.tensor(name).ok());
+        tensors.max_by_key(Tensor::numel).map(|tensor| tensor.dtype())
+    }
+
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.places.contains_key(name)
