@@ -1,5 +1,6 @@
 //! `dora train`: fine-tunes a model on rows, and writes an adapter (or, with `--method full`, a model) with the run's record.
 
+mod memory;
 mod profile;
 mod record;
 mod settings;
@@ -77,7 +78,9 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     }
     let plan = Plan::new(&data, args.plan_options(&data_options));
     let steps = args.steps(plan.steps_per_epoch());
-    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained)?;
+    let prediction = memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained);
+    console.note(memory::line(&prediction));
+    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &prediction)?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
@@ -105,7 +108,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     saved?;
     let object = object?;
     Ok(Outcome {
-        text: watch.summary(&args.output, ending),
+        text: format!("{}; {}", watch.summary(&args.output, ending), memory::outcome(&prediction)),
         object,
         interrupted: matches!(ending, Ending::Interrupted(_)),
         held_out: watch.held_out(),

@@ -54,7 +54,7 @@ pub fn widen_rectangle<T: Widen>(w: &[T], width: usize, rows: Range<usize>, colu
 }
 
 /// Elements of a panel: 1 MiB, about a core's second-level cache.
-const PANEL: usize = 1 << 18;
+pub const PANEL: usize = 1 << 18;
 /// Rows or columns that a panel is a multiple of: three vectors of 16, the width of a register block of `gemm`.
 const STRIPE: usize = 48;
 

@@ -16,8 +16,8 @@ mod rope;
 mod swiglu;
 
 pub use adamw::{AdamW, Moments, sum_of_squares};
-pub use attention::{AttentionShape, Documents, attention, attention_cached};
-pub use cross_entropy::{IGNORE, cross_entropy, token_losses};
+pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention_cached};
+pub use cross_entropy::{IGNORE, LOGIT_CHUNK, cross_entropy, token_losses};
 pub use dora::{Norms, dora_linear, dora_norms, merged};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use dora_adapters::memory::Prediction;
 use dora_models::checkpoint::write_file;
 use dora_train::data::{Dataset, LoadReport};
 use dora_train::metrics::peak_rss_mb;
 use dora_train::run::Ending;
 use serde_json::{Value, json};
 
+use super::memory;
 use super::profile::Profile;
 use super::settings::Args;
 use super::watch::Watch;
@@ -32,6 +34,7 @@ impl Record {
         data: &Dataset,
         held_out: Option<&Dataset>,
         trained: &Trained,
+        prediction: &Prediction,
     ) -> Result<Self> {
         let options = args.rows.options(base)?;
         let adapter = trained.adapter.as_ref().map(|a| serde_json::from_str::<Value>(&a.config().to_json()));
@@ -44,6 +47,8 @@ impl Record {
             "base_sha256": base_sha256(base)?,
             "data": rows(data),
             "eval_data": held_out.map(rows),
+            "predicted_peak_mb": memory::mb(prediction.peak()),
+            "predicted_terms_mb": memory::terms_mb(prediction),
         });
         write(&args.output, &record)?;
         Ok(Record(record))

@@ -208,6 +208,11 @@ impl Args {
         }
     }
 
+    /// Whether a step has several passes.
+    pub fn accumulates(&self) -> bool {
+        self.grad_accum.get() > 1
+    }
+
     /// Number of steps.
     pub fn steps(&self, per_epoch: usize) -> usize {
         self.max_steps.map_or(self.epochs.get() * per_epoch, NonZeroUsize::get)

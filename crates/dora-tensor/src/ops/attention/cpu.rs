@@ -1,15 +1,12 @@
 //! Attention on the CPU: a task is one document and one key head with the query heads that share it, so that dk and dv are
 //! summed by one thread in a fixed order.
 
-use super::{Attention, AttentionShape, Documents};
+use super::{Attention, AttentionShape, Documents, QUERY_BLOCK};
 use crate::cpu::{buffer, dot, exp, product, scratch, simd, softmax_in_place, zeros};
 use crate::{Result, Tensor};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
-const BLOCK: usize = 64;
 
 /// Gives o and the log-sum-exp, laid out (kv head, document, head in group, token).
 pub(super) fn forward(
@@ -61,12 +58,12 @@ fn one_head(
     lse: &mut [f32],
 ) {
     let (t, before) = (q.nrows(), k.nrows() - q.nrows());
-    for start in (0..t).step_by(BLOCK) {
-        let end = t.min(start + BLOCK);
+    for start in (0..t).step_by(QUERY_BLOCK) {
+        let end = t.min(start + QUERY_BLOCK);
         let keys = before + end;
         scratch((end - start) * keys, |scores| {
             product(q.slice(s![start..end, ..]), k.slice(s![..keys, ..]).t(), square(scores, keys), scale, 0.0);
-            let mut weights = [0.0; BLOCK];
+            let mut weights = [0.0; QUERY_BLOCK];
             for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                 let (seen, hidden) = row.split_at_mut(before + start + i + 1);
                 let (max, sum) = softmax_in_place(seen);
@@ -104,8 +101,8 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
             let head = s![range.clone(), kv * group + g, ..];
             let (q, o, d_o) = (q.slice(head), o.slice(head), d_o.slice(head));
             let mut dq = dq.slice_mut(s![.., g, ..]);
-            for start in (0..range.len()).step_by(BLOCK) {
-                let end = range.len().min(start + BLOCK);
+            for start in (0..range.len()).step_by(QUERY_BLOCK) {
+                let end = range.len().min(start + QUERY_BLOCK);
                 let rows = s![start..end, ..];
                 let (k, v) = (k.slice(s![..end, ..]), v.slice(s![..end, ..]));
                 let (mut dk, mut dv) = (dk.slice_mut(s![..end, ..]), dv.slice_mut(s![..end, ..]));

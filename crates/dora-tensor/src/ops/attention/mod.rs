@@ -16,6 +16,9 @@ use crate::{Device, Error, Op, Result, Tensor, record};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
+pub const QUERY_BLOCK: usize = 64;
+
 /// Heads of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {

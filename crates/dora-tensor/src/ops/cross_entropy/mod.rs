@@ -18,7 +18,7 @@ use crate::{Device, Error, Op, Result, Tensor, record};
 pub const IGNORE: i32 = -100;
 
 /// Logits that exist at a time, at most (but for a single row): 32 MiB.
-const CHUNK: usize = 1 << 23;
+pub const LOGIT_CHUNK: usize = 1 << 23;
 
 /// The loss as a scalar. `targets[t]` is the token to follow row t, or [`IGNORE`].
 pub fn cross_entropy(hidden: &Tensor, head: &Matrix, targets: &[i32], denominator: f32) -> Result<Tensor> {
@@ -79,7 +79,7 @@ fn for_chunks(
         let message = format!("target {} of row {row} is no token id below {vocab}", *target as i32);
         return Err(Error::argument("cross_entropy", message));
     }
-    for rows in labelled.chunks((CHUNK / vocab.max(1)).max(1)) {
+    for rows in labelled.chunks((LOGIT_CHUNK / vocab.max(1)).max(1)) {
         let x = match hidden.device() {
             Device::Cpu => cpu::gather(hidden.as_f32("cross_entropy")?, width, rows),
         };
