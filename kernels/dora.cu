@@ -46,7 +46,8 @@ __device__ __forceinline__ void columns(const float* m, const float* n, const fl
 template <int W>
 __device__ __forceinline__ int own_column() { return (blockIdx.x * 32 + threadIdx.x % 32) * W; }
 
-// Calls step(offsets, valid) for this thread's rows, BATCH of them at a time.
+// Calls step(offsets, valid) for this thread's rows, BATCH of them at a time. One past the end is not valid, and its offset that
+// of the last row, so that loads need no condition and are under way together.
 template <int W, class Step>
 __device__ __forceinline__ void walk(int rows, int width, Step step) {
     const int column = own_column<W>(), end = min(rows, int(blockIdx.y + 1) * ROWS);
@@ -56,8 +57,8 @@ __device__ __forceinline__ void walk(int rows, int width, Step step) {
         bool valid[BATCH];
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
-            at[k] = size_t(row + k * WARPS) * width + column;
             valid[k] = row + k * WARPS < end;
+            at[k] = size_t(valid[k] ? row + k * WARPS : end - 1) * width + column;
         }
         step(at, valid);
     }
@@ -71,8 +72,8 @@ __device__ void compose(T* y, const T* z, const T* low, float s, const float* m,
         float zs[BATCH][W], lows[BATCH][W];
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
-            if (valid[k]) load(z + at[k], zs[k]);
-            if (valid[k]) load(low + at[k], lows[k]);
+            load(z + at[k], zs[k]);
+            load(low + at[k], lows[k]);
         }
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
@@ -91,21 +92,24 @@ __device__ void compose_dropout(T* y, T* z, const T* base, const T* low, float s
     float gain[W], shift[W];
     columns(m, n, bias, width, gain, shift);
     walk<W>(rows, width, [&](const size_t (&at)[BATCH], const bool (&valid)[BATCH]) {
+        float bases[BATCH][W], zs[BATCH][W], lows[BATCH][W];
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            load(base + at[k], bases[k]);
+            load(z + at[k], zs[k]);
+            load(low + at[k], lows[k]);
+        }
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
             if (!valid[k]) continue;
-            float bases[W], zs[W], lows[W];
-            load(base + at[k], bases);
-            load(z + at[k], zs);
-            load(low + at[k], lows);
 #pragma unroll
             for (int i = 0; i < W; i++) {
-                const float update = s * lows[i];
-                bases[i] += (gain[i] - 1.0f) * zs[i] + gain[i] * update + shift[i];
-                zs[i] += update;
+                const float update = s * lows[k][i];
+                bases[k][i] += (gain[i] - 1.0f) * zs[k][i] + gain[i] * update + shift[i];
+                zs[k][i] += update;
             }
-            store(y + at[k], bases);
-            store(z + at[k], zs);
+            store(y + at[k], bases[k]);
+            store(z + at[k], zs[k]);
             flops(7 * W);
         }
     });
@@ -120,8 +124,8 @@ __device__ void backward(T* dz, T* rest, float* partial, const T* dy, const T* v
         float d[BATCH][W], v[BATCH][W];
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
-            if (valid[k]) load(dy + at[k], d[k]);
-            if (valid[k]) load(value + at[k], v[k]);
+            load(dy + at[k], d[k]);
+            load(value + at[k], v[k]);
         }
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
