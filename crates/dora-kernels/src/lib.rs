@@ -1,26 +1,26 @@
-//! The CUDA driver, found at run time: nothing is linked, so one binary serves machines with and without a GPU. This crate
-//! knows no tensors.
+//! The CUDA seam: devices, their memory, and one typed launcher per kernel of `kernels/*.cu`. The driver library is found at run
+//! time: nothing is linked, so one binary serves machines with and without a GPU. This crate knows no tensors.
+
+mod buffer;
+mod driver;
+mod element;
+mod error;
+mod gemm;
+pub mod host;
+mod kernel;
+pub mod launch;
+
+pub use buffer::{Buffer, View, ViewMut};
+pub use driver::{Address, Arg, Driver, Event, Shape};
+pub use element::Element;
+pub use error::{Error, Result};
+pub use gemm::{Gemm, Operand, gemm};
+pub use kernel::{Kernel, Kind, Parameter};
 
 use cudarc::driver::{CudaContext, sys};
 
-/// Why a GPU cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The driver library cannot be loaded.
-    #[error("no NVIDIA driver on this machine (libcuda cannot be loaded); use --device cpu")]
-    NoDriver,
-    /// The driver is there but does not give the device.
-    #[error("cuda:{ordinal}: the driver says {reason}")]
-    NoDevice {
-        /// Number of the device asked for.
-        ordinal: usize,
-        /// The driver's words.
-        reason: String,
-    },
-}
-
 /// Checks that the GPU of that number can be opened.
-pub fn probe(ordinal: usize) -> Result<(), Error> {
+pub fn probe(ordinal: usize) -> Result<()> {
     // SAFETY: only asks the loader whether the library opens; cudarc would panic later where it does not.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::NoDriver);

@@ -1,0 +1,42 @@
+//! One typed function per kernel: it checks shapes, types and alignment, chooses the grid, and queues the call. Rows are read
+//! sixteen bytes at a time where all of them are aligned, and element by element where not, by the same rule as in the kernels.
+
+mod rms_norm;
+
+pub use rms_norm::{Backward as RmsNormBackward, Forward as RmsNorm};
+pub use rms_norm::{rms_norm_backward, rms_norm_backward_weight, rms_norm_forward};
+
+use crate::kernel::Kernel;
+
+/// Every kernel.
+pub const KERNELS: &[&Kernel] = &[&rms_norm::FORWARD, &rms_norm::BACKWARD, &rms_norm::BACKWARD_WEIGHT];
+
+/// How a row is read: `width` elements at a time.
+struct Columns {
+    columns: usize,
+    width: usize,
+}
+
+impl Columns {
+    /// Rows of `columns` elements of `element` bytes.
+    fn new(columns: usize, element: usize) -> Self {
+        let wide = 16 / element;
+        Columns { columns, width: if columns.is_multiple_of(wide) { wide } else { 1 } }
+    }
+
+    /// Reads of a row.
+    fn groups(&self) -> u32 {
+        (self.columns / self.width) as u32
+    }
+
+    /// Threads for a block that works on one row: whole warps, at most 256.
+    fn threads_of_row(&self) -> u32 {
+        self.groups().next_multiple_of(32).clamp(32, 256)
+    }
+}
+
+/// Into how many parts a sum over rows is cut; each part is added by one thread a column, and the parts afterwards. The number
+/// depends on the rows alone, so results do not depend on the device.
+pub fn parts_of_rows(rows: usize) -> usize {
+    rows.div_ceil(32).min(64)
+}
