@@ -65,7 +65,7 @@ __device__ __forceinline__ void walk(int rows, int width, Step step) {
 }
 
 template <int W, class T>
-__device__ void compose(T* y, const T* z, const T* low, float s, const float* m, const float* n, const float* bias, int rows, int width) {
+__device__ void compose(const T* z, const T* low, float s, const float* m, const float* n, const float* bias, T* y, int rows, int width) {
     float gain[W], shift[W];
     columns(m, n, bias, width, gain, shift);
     walk<W>(rows, width, [&](const size_t (&at)[BATCH], const bool (&valid)[BATCH]) {
@@ -87,8 +87,8 @@ __device__ void compose(T* y, const T* z, const T* low, float s, const float* m,
 }
 
 template <int W, class T>
-__device__ void compose_dropout(T* y, T* z, const T* base, const T* low, float s, const float* m, const float* n, const float* bias,
-    int rows, int width) {
+__device__ void compose_dropout(const T* base, const T* low, float s, const float* m, const float* n,
+    const float* bias, T* z, T* y, int rows, int width) {
     float gain[W], shift[W];
     columns(m, n, bias, width, gain, shift);
     walk<W>(rows, width, [&](const size_t (&at)[BATCH], const bool (&valid)[BATCH]) {
@@ -116,8 +116,8 @@ __device__ void compose_dropout(T* y, T* z, const T* base, const T* low, float s
 }
 
 template <int W, class T>
-__device__ void backward(T* dz, T* rest, float* partial, const T* dy, const T* value, const float* m, const float* n, const float* bias,
-    int rows, int width) {
+__device__ void backward(const T* dy, const T* value, const float* m, const float* n, const float* bias,
+    T* dz, T* rest, float* partial, int rows, int width) {
     float gain[W], shift[W], sum[W] = {};
     columns(m, n, bias, width, gain, shift);
     walk<W>(rows, width, [&](const size_t (&at)[BATCH], const bool (&valid)[BATCH]) {
@@ -197,35 +197,35 @@ __device__ void vanished_columns(float* dm, const T* dy, const T* x, const T* h,
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) dora_compose_f32(float* y, const float* z, const float* low, float s, const float* m,
-    const float* n, const float* bias, int rows, int width) {
-    width % PER16<float> == 0 ? compose<PER16<float>>(y, z, low, s, m, n, bias, rows, width)
-                              : compose<1>(y, z, low, s, m, n, bias, rows, width);
+extern "C" __global__ void __launch_bounds__(256) dora_compose_f32(const float* z, const float* low, float s, const float* m,
+    const float* n, const float* bias, float* y, int rows, int width) {
+    width % PER16<float> == 0 ? compose<PER16<float>>(z, low, s, m, n, bias, y, rows, width)
+                              : compose<1>(z, low, s, m, n, bias, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_compose_bf16(bf16* y, const bf16* z, const bf16* low, float s, const float* m,
-    const float* n, const float* bias, int rows, int width) {
-    width % PER16<bf16> == 0 ? compose<PER16<bf16>>(y, z, low, s, m, n, bias, rows, width)
-                             : compose<1>(y, z, low, s, m, n, bias, rows, width);
+extern "C" __global__ void __launch_bounds__(256) dora_compose_bf16(const bf16* z, const bf16* low, float s, const float* m,
+    const float* n, const float* bias, bf16* y, int rows, int width) {
+    width % PER16<bf16> == 0 ? compose<PER16<bf16>>(z, low, s, m, n, bias, y, rows, width)
+                             : compose<1>(z, low, s, m, n, bias, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_f32(float* y, float* z, const float* base, const float* low, float s,
-    const float* m, const float* n, const float* bias, int rows, int width) {
-    width % PER16<float> == 0 ? compose_dropout<PER16<float>>(y, z, base, low, s, m, n, bias, rows, width)
-                              : compose_dropout<1>(y, z, base, low, s, m, n, bias, rows, width);
+extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_f32(const float* base, const float* low, float s, const float* m, const float* n,
+    const float* bias, float* z, float* y, int rows, int width) {
+    width % PER16<float> == 0 ? compose_dropout<PER16<float>>(base, low, s, m, n, bias, z, y, rows, width)
+                              : compose_dropout<1>(base, low, s, m, n, bias, z, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_bf16(bf16* y, bf16* z, const bf16* base, const bf16* low, float s,
-    const float* m, const float* n, const float* bias, int rows, int width) {
-    width % PER16<bf16> == 0 ? compose_dropout<PER16<bf16>>(y, z, base, low, s, m, n, bias, rows, width)
-                             : compose_dropout<1>(y, z, base, low, s, m, n, bias, rows, width);
+extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_bf16(const bf16* base, const bf16* low, float s, const float* m, const float* n,
+    const float* bias, bf16* z, bf16* y, int rows, int width) {
+    width % PER16<bf16> == 0 ? compose_dropout<PER16<bf16>>(base, low, s, m, n, bias, z, y, rows, width)
+                             : compose_dropout<1>(base, low, s, m, n, bias, z, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_backward_f32(float* dz, float* rest, float* partial, const float* dy, const float* value,
-    const float* m, const float* n, const float* bias, int rows, int width) {
-    width % PER16<float> == 0 ? backward<PER16<float>>(dz, rest, partial, dy, value, m, n, bias, rows, width)
-                              : backward<1>(dz, rest, partial, dy, value, m, n, bias, rows, width);
+extern "C" __global__ void __launch_bounds__(256) dora_backward_f32(const float* dy, const float* value, const float* m, const float* n, const float* bias,
+    float* dz, float* rest, float* partial, int rows, int width) {
+    width % PER16<float> == 0 ? backward<PER16<float>>(dy, value, m, n, bias, dz, rest, partial, rows, width)
+                              : backward<1>(dy, value, m, n, bias, dz, rest, partial, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_backward_bf16(bf16* dz, bf16* rest, float* partial, const bf16* dy, const bf16* value,
-    const float* m, const float* n, const float* bias, int rows, int width) {
-    width % PER16<bf16> == 0 ? backward<PER16<bf16>>(dz, rest, partial, dy, value, m, n, bias, rows, width)
-                             : backward<1>(dz, rest, partial, dy, value, m, n, bias, rows, width);
+extern "C" __global__ void __launch_bounds__(256) dora_backward_bf16(const bf16* dy, const bf16* value, const float* m, const float* n, const float* bias,
+    bf16* dz, bf16* rest, float* partial, int rows, int width) {
+    width % PER16<bf16> == 0 ? backward<PER16<bf16>>(dy, value, m, n, bias, dz, rest, partial, rows, width)
+                             : backward<1>(dy, value, m, n, bias, dz, rest, partial, rows, width);
 }
 extern "C" __global__ void __launch_bounds__(256) dora_vanished_f32(float* dm, const float* dy, const float* x, const float* h, const float* w,
     const float* b, const float* m, const float* n, float s, int rows, int inner, int rank, int width) {
