@@ -45,6 +45,9 @@ inline int __float_as_int(float x) { return shim_bits<int>(x); }
 inline float __int_as_float(int x) { return shim_bits<float>(x); }
 
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+// One rounding each, which nvcc does not contract.
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float x, float y) { return x / y; }

@@ -49,6 +49,11 @@ pub(crate) const fn int(name: &'static str) -> Parameter {
     (name, Kind::I32)
 }
 
+/// A 64-bit integer.
+pub(crate) const fn long(name: &'static str) -> Parameter {
+    (name, Kind::I64)
+}
+
 /// A float.
 pub(crate) const fn float(name: &'static str) -> Parameter {
     (name, Kind::F32)
@@ -111,6 +116,11 @@ impl Call {
             self.blame(Error::argument(self.kernel.name, format!("{name} is {value}, expected at most {}", i32::MAX)));
         }
         self.push(name, Kind::I32, Arg::I32(fits.unwrap_or(0)))
+    }
+
+    /// A number that may exceed the kernel's `int`.
+    pub(crate) fn long(self, name: &'static str, value: usize) -> Self {
+        self.push(name, Kind::I64, Arg::I64(value as i64))
     }
 
     /// A float.

@@ -63,8 +63,8 @@ fn build(kernels: &Path, stem: &str, glue: &str, source: &str) -> Result<PathBuf
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| OsString::from("c++"));
     let mut hash = DefaultHasher::new();
     (&compiler, FLAGS, glue, source).hash(&mut hash);
-    read(&kernels.join("common.cuh"))?.hash(&mut hash);
     let mut headers: Vec<PathBuf> = list(&kernels.join("host"))?;
+    headers.extend(list(kernels)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "cuh")));
     headers.sort();
     for header in headers.iter().filter(|path| path.is_file()) {
         read(header)?.hash(&mut hash);
