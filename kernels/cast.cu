@@ -1,13 +1,12 @@
 // Element types: y = x, rounded to nearest even where y has fewer bits; a NaN becomes 0x7FFF. f32, bf16 and f16, each to each.
 //
-// x, y: n elements that do not overlap; y is overwritten. Grid: sixteen bytes of the narrower type a thread and step.
+// x, y: n elements that do not overlap; y is overwritten. Grid: eight elements a thread and step: sixteen bytes of a 16-bit type, of which there is one in every pair.
 // Traffic: 6 bytes an element with f32, 4 without. Bound by bandwidth.
 #include "common.cuh"
 
 template <class From, class To>
 __device__ __forceinline__ void cast(const From* x, To* y, long long n) {
-    using Narrow = bf16; // no pair has fewer than two bytes on one side
-    for_elements<Narrow>(n, [&](long long i, auto width) {
+    for_elements<bf16>(n, [&](long long i, auto width) {
         constexpr int W = decltype(width)::value;
         float v[W];
         load(x + i, v);

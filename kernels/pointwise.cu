@@ -3,7 +3,7 @@
 //   add: y = a + b    sub: y = a − b    mul: y = a · b    scale: y = alpha · a    add_row: y (rows, columns) = x + b (columns, f32)
 //
 // y is overwritten and may be an operand: adding into a is y = a. Arithmetic is f32, rounded once.
-// Grid: sixteen bytes a thread and step, over the whole grid. Traffic in elements: 3, scale 2, add_row 2. Bound by bandwidth.
+// Grid: sixteen bytes a thread and step, over the whole grid; add_row a block a row. Traffic in elements: 3, scale 2, add_row 2. Bound by bandwidth.
 #include "common.cuh"
 
 template <class T, class F>
@@ -45,21 +45,20 @@ __device__ __forceinline__ void scale(const T* a, T* y, float alpha, long long n
 }
 
 template <int W, class T>
-__device__ __forceinline__ void add_row_by(const T* x, const float* b, T* y, int rows, int columns) {
-    const int groups = columns / W;
-    const long long step = (long long)gridDim.x * blockDim.x;
-    for (long long g = (long long)blockIdx.x * blockDim.x + threadIdx.x; g < (long long)rows * groups; g += step) {
+__device__ __forceinline__ void add_row_by(const T* x, const float* b, T* y, int columns) {
+    const size_t start = size_t(blockIdx.x) * columns;
+    for (int i = threadIdx.x * W; i < columns; i += blockDim.x * W) {
         float v[W], shift[W];
-        load(x + g * W, v);
-        load_reused(b + g % groups * W, shift);
+        load(x + start + i, v);
+        load_reused(b + i, shift);
         for (int j = 0; j < W; j++) v[j] += shift[j];
-        store(y + g * W, v);
+        store(y + start + i, v);
         flops(W);
     }
 }
 template <class T>
-__device__ __forceinline__ void add_row(const T* x, const float* b, T* y, int rows, int columns) {
-    columns % PER16<T> == 0 ? add_row_by<PER16<T>>(x, b, y, rows, columns) : add_row_by<1>(x, b, y, rows, columns);
+__device__ __forceinline__ void add_row(const T* x, const float* b, T* y, int columns) {
+    columns % PER16<T> == 0 ? add_row_by<PER16<T>>(x, b, y, columns) : add_row_by<1>(x, b, y, columns);
 }
 
 extern "C" __global__ void add_f32(const float* a, const float* b, float* y, long long n) { add(a, b, y, n); }
@@ -70,9 +69,5 @@ extern "C" __global__ void mul_f32(const float* a, const float* b, float* y, lon
 extern "C" __global__ void mul_bf16(const bf16* a, const bf16* b, bf16* y, long long n) { mul(a, b, y, n); }
 extern "C" __global__ void scale_f32(const float* a, float* y, float alpha, long long n) { scale(a, y, alpha, n); }
 extern "C" __global__ void scale_bf16(const bf16* a, bf16* y, float alpha, long long n) { scale(a, y, alpha, n); }
-extern "C" __global__ void add_row_f32(const float* x, const float* b, float* y, int rows, int columns) {
-    add_row(x, b, y, rows, columns);
-}
-extern "C" __global__ void add_row_bf16(const bf16* x, const float* b, bf16* y, int rows, int columns) {
-    add_row(x, b, y, rows, columns);
-}
+extern "C" __global__ void add_row_f32(const float* x, const float* b, float* y, int columns) { add_row(x, b, y, columns); }
+extern "C" __global__ void add_row_bf16(const bf16* x, const float* b, bf16* y, int columns) { add_row(x, b, y, columns); }
