@@ -2,8 +2,12 @@
 
 mod adamw;
 mod cast;
+mod cross_entropy;
+mod dora;
+mod dora_norms;
 mod dropout;
 mod embedding;
+mod nf4;
 mod pointwise;
 mod reduce;
 mod rms_norm;

@@ -103,3 +103,14 @@ fn decode(element: Element, bytes: &[u8]) -> Vec<f64> {
     };
     bytes.chunks_exact(element.size()).map(one).collect()
 }
+
+/// Holds what a kernel moved so far, reads from cache apart, to `factor` times the least bytes for each of `elements`.
+#[track_caller]
+pub fn traffic(device: &HostDriver, kernel: &str, elements: usize, least: f64, factor: f64) {
+    let counted = device.counters()[kernel].1;
+    let moved = (counted.bytes_loaded + counted.bytes_stored) as f64 / elements as f64;
+    let (reused, flops) = (counted.bytes_reused as f64 / elements as f64, counted.flops as f64 / elements as f64);
+    println!("{kernel}: {moved:.3} B an element (least {least}), {reused:.3} from cache, {flops:.2} FLOPs");
+    assert!(moved >= 0.999 * least, "{kernel}: {moved:.3} B an element, less than {least}: something is not counted");
+    assert!(moved <= factor * least, "{kernel}: {moved:.3} B an element, expected at most {factor} · {least}");
+}
