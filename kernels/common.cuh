@@ -162,6 +162,23 @@ __device__ __forceinline__ void store(T* p, const float (&x)[W]) {
     }
 }
 
+// ---- n elements that lie one behind another, shared out among all threads of the grid ----
+
+template <int W>
+struct Width {
+    static constexpr int value = W;
+};
+
+// Calls step(first element, Width) for sixteen bytes of T at a time, and element by element for what is left at the end.
+template <class T, class Step>
+__device__ __forceinline__ void for_elements(long long n, Step step) {
+    constexpr int W = PER16<T>;
+    const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x, threads = (long long)gridDim.x * blockDim.x;
+    for (long long i = thread; i < n / W; i += threads) step(i * W, Width<W>());
+    const long long tail = n / W * W + thread;
+    if (tail < n) step(tail, Width<1>());
+}
+
 // ---- shared memory whose size the launch gives, aligned to 16 bytes ----
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {
@@ -175,7 +192,8 @@ __device__ __forceinline__ unsigned char* dynamic_smem() {
 
 // ---- reductions: every thread gets the result; the order of additions is fixed ----
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <class T> // float or double
+__device__ __forceinline__ T warp_sum(T x) {
     for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(0xFFFFFFFF, x, bits);
     return x;
 }
@@ -185,15 +203,17 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 
 // One value of each warp through shared memory; `identity` in the lanes beyond the number of warps.
-__device__ __forceinline__ float across_warps(float x, float identity) {
-    __shared__ float of_warp[32];
+template <class T>
+__device__ __forceinline__ T across_warps(T x, T identity) {
+    __shared__ T of_warp[32];
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     __syncthreads(); // an earlier reduction has been read
     if (lane == 0) of_warp[threadIdx.x / 32] = x;
     __syncthreads();
     return lane < warps ? of_warp[lane] : identity;
 }
-__device__ __forceinline__ float block_sum(float x) { return warp_sum(across_warps(warp_sum(x), 0.0f)); }
+template <class T>
+__device__ __forceinline__ T block_sum(T x) { return warp_sum(across_warps(warp_sum(x), T(0))); }
 __device__ __forceinline__ float block_max(float x) { return warp_max(across_warps(warp_max(x), -INFINITY)); }
 
 // ---- asynchronous copies, matrix loads and products, with the layouts of the PTX ISA (host/warp.h spells them out) ----

@@ -125,27 +125,27 @@ __device__ __forceinline__ void backward_weight_any(const T* h, const float* rst
     else backward_weight<1>(h, rstd, dy, dw, rows, columns);
 }
 
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(256)
 rms_norm_forward_f32(const float* x, const float* residual, const float* w, float* h, float* y, float* rstd, int columns, float eps) {
     forward_any(x, residual, w, h, y, rstd, columns, eps);
 }
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(256)
 rms_norm_forward_bf16(const bf16* x, const bf16* residual, const float* w, bf16* h, bf16* y, float* rstd, int columns, float eps) {
     forward_any(x, residual, w, h, y, rstd, columns, eps);
 }
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(256)
 rms_norm_backward_f32(const float* h, const float* w, const float* rstd, const float* dy, const float* skip, float* dx, int columns) {
     backward_any(h, w, rstd, dy, skip, dx, columns);
 }
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(256)
 rms_norm_backward_bf16(const bf16* h, const float* w, const float* rstd, const bf16* dy, const bf16* skip, bf16* dx, int columns) {
     backward_any(h, w, rstd, dy, skip, dx, columns);
 }
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(256)
 rms_norm_backward_weight_f32(const float* h, const float* rstd, const float* dy, float* dw, int rows, int columns) {
     backward_weight_any(h, rstd, dy, dw, rows, columns);
 }
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(256)
 rms_norm_backward_weight_bf16(const bf16* h, const float* rstd, const bf16* dy, float* dw, int rows, int columns) {
     backward_weight_any(h, rstd, dy, dw, rows, columns);
 }

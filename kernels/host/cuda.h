@@ -2,9 +2,9 @@
 // CUDA C++ Programming Guide. What crosses threads (barriers, shuffles, mma) is in warp.h.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <math.h>
 
 #include "fiber.h"
 

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Element {
     /// IEEE 754 single precision.
     F32,
+    /// IEEE 754 double precision: sums only.
+    F64,
     /// bfloat16.
     BF16,
     /// IEEE 754 half precision.
@@ -21,6 +23,7 @@ impl Element {
     /// Bytes an element takes.
     pub fn size(self) -> usize {
         match self {
+            Element::F64 => 8,
             Element::F32 | Element::U32 => 4,
             Element::BF16 | Element::F16 => 2,
             Element::U8 => 1,
@@ -31,6 +34,7 @@ impl Element {
     pub fn name(self) -> &'static str {
         match self {
             Element::F32 => "f32",
+            Element::F64 => "f64",
             Element::BF16 => "bf16",
             Element::F16 => "f16",
             Element::U32 => "u32",

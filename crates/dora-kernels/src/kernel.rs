@@ -44,6 +44,11 @@ pub(crate) const fn f32s(name: &'static str) -> Parameter {
     (name, Kind::Of(Element::F32))
 }
 
+/// Elements of `u32`: ids, positions, offsets.
+pub(crate) const fn u32s(name: &'static str) -> Parameter {
+    (name, Kind::Of(Element::U32))
+}
+
 /// A 32-bit integer.
 pub(crate) const fn int(name: &'static str) -> Parameter {
     (name, Kind::I32)
@@ -116,6 +121,11 @@ impl Call {
             self.blame(Error::argument(self.kernel.name, format!("{name} is {value}, expected at most {}", i32::MAX)));
         }
         self.push(name, Kind::I32, Arg::I32(fits.unwrap_or(0)))
+    }
+
+    /// The 32 bits of an `unsigned`.
+    pub(crate) fn bits(self, name: &'static str, value: u32) -> Self {
+        self.push(name, Kind::I32, Arg::I32(value as i32))
     }
 
     /// A number that may exceed the kernel's `int`.

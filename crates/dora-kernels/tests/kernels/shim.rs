@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dora_kernels::{Arg, Buffer, Driver, Element, Shape};
 
-use crate::support::{Input, devices, room, values};
+use crate::support::{Input, close, devices, room, values};
 
 /// Runs a planted kernel with a block of 64 threads.
 fn planted(device: &Arc<dyn Driver>, module: &'static str, kernel: &str, args: &[Arg]) -> Result<(), String> {
@@ -84,5 +84,24 @@ fn accesses_outside_of_buffers_are_named() {
         assert!(error.contains("access of 16 bytes at an address that is not a multiple of it"), "{error}");
         let error = run("planted_misaligned", &[]).unwrap_err();
         assert!(error.contains("launched with parameters"), "{error}");
+    }
+}
+
+/// Products of bf16 are exact in f32, so only the order of 16 additions shows.
+#[test]
+fn matrix_instructions_have_the_layouts_of_ptx() {
+    for device in devices() {
+        let (a, b) = (Input::random(Element::BF16, 1, 256), Input::random(Element::BF16, 2, 128));
+        let (a_, b_) = (a.on(&device), b.on(&device));
+        let product = |i: usize, j: usize| (0..16).map(|k| a.values[i * 16 + k] * b.values[k * 8 + j]).sum();
+        let want: Vec<f64> = (0..128).map(|at| product(at / 8, at % 8)).collect();
+        for kernel in ["layouts_by_hand", "layouts_by_loads"] {
+            let d = room(&device, Element::F32, 128);
+            let shape = Shape { grid: [1, 1, 1], threads: 32, shared: 1024 };
+            let args = [pointer(&a_), pointer(&b_), pointer(&d)];
+            // SAFETY: the kernels read 256 and 128 elements and write 128.
+            unsafe { device.launch("host/planted/layouts", kernel, shape, &args) }.unwrap();
+            close(kernel, &d, &want, 1e-6);
+        }
     }
 }
