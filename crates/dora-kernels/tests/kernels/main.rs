@@ -16,3 +16,4 @@ mod shim;
 mod signatures;
 mod support;
 mod swiglu;
+mod traffic;
