@@ -147,7 +147,7 @@ __device__ __forceinline__ void dkv_tile(const bf16* q, const bf16* k, const bf1
     store_rows<D>(values + warp * 16 * STRIDE<D>, sum_v, by_v, [&](int r) { return to(dv, r); });
 }
 
-// lanes of a row: 16 bytes each, a power of two.
+// Each lane of a row takes 16 bytes; they are a power of two.
 template <class T>
 __device__ __forceinline__ void delta_rows(const T* o, const T* d_o, float* delta, int heads, int queries, int width) {
     constexpr int W = PER16<T>;

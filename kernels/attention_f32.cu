@@ -1,4 +1,4 @@
-// attention.cu and attention_backward.cu in f32, for exactness: the same formulas, shapes, tiles and grids, D any up to 128, pack 1
+// attention.cu and attention_backward.cu in f32, for exactness: the same formulas, shapes, tiles and grids, D up to 128, pack 1
 // and no splits. Plain FMA; every exponential is of e. Outputs are overwritten, sums are taken in one order.
 //
 // A warp takes every fourth of a block's 64 rows in turn. Rows of the other side pass through shared memory 32 at a time: a lane
