@@ -29,11 +29,6 @@ struct SumExp {
     }
 };
 
-template <int N>
-struct Width {
-    static constexpr int value = N;
-};
-
 // Calls f(width, offset) for this thread's pieces of a row: 16 bytes each between its first and last address that is a multiple
 // of 16, and single elements outside.
 template <class T, class F>

@@ -53,7 +53,7 @@ __device__ void backward(const T* h, const float* w, const float* rstd, const T*
     const size_t start = size_t(blockIdx.x) * columns;
     float* kept = reinterpret_cast<float*>(dynamic_smem()) + threadIdx.x;
     const int step = blockDim.x * W;
-    const float scale = ld(rstd + blockIdx.x);
+    const float scale = ld_reused(rstd + blockIdx.x);
 
     float dot = 0.0f;
     int slot = 0;

@@ -62,6 +62,16 @@ pub enum Error {
         /// Type expected.
         expected: String,
     },
+    /// An element type that a kernel was not built for.
+    #[error("{kernel}: the kernel exists for {expected}, found {found}")]
+    NotBuilt {
+        /// The kernel.
+        kernel: &'static str,
+        /// Type found.
+        found: Element,
+        /// Types that there are.
+        expected: String,
+    },
     /// Another argument that the kernel cannot take.
     #[error("{kernel}: {message}")]
     Argument {

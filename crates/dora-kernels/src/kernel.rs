@@ -82,8 +82,7 @@ impl Call {
         let known = kernel.elements.contains(&element);
         let wrong = (!known).then(|| {
             let names: Vec<&str> = kernel.elements.iter().map(|e| e.name()).collect();
-            let (expected, operand) = (names.join(" or "), kernel.parameters[0].0);
-            Error::Element { kernel: kernel.name, operand, found: element, expected }
+            Error::NotBuilt { kernel: kernel.name, found: element, expected: names.join(" or ") }
         });
         Call { kernel, element, args: Vec::with_capacity(kernel.parameters.len()), wrong }
     }

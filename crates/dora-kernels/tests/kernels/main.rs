@@ -17,3 +17,4 @@ mod shim;
 mod signatures;
 mod support;
 mod swiglu;
+mod traffic;

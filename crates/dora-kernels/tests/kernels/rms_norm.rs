@@ -125,7 +125,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(refusal(x.view(), x.view().slice(0..4)), "rms_norm_forward: w is bf16, expected f32");
     assert_eq!(refusal(w.view(), w.view()), "rms_norm_forward: x has 4 elements, expected 12");
     let whole = Input::random(Element::U32, 1, 12).on(device);
-    assert_eq!(refusal(whole.view(), w.view()), "rms_norm_forward: x is u32, expected f32 or bf16");
+    assert_eq!(refusal(whole.view(), w.view()), "rms_norm_forward: the kernel exists for f32 or bf16, found u32");
     let shifted = Input::random(Element::BF16, 1, 13).on(device);
     assert!(refusal(shifted.view().slice(1..13), w.view()).ends_with("expected a multiple of 16 bytes"));
     let wide = Input::random(Element::F32, 1, 30_000).on(device);

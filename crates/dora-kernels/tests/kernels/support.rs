@@ -84,6 +84,7 @@ pub fn close(what: &str, found: &Buffer, expected: &[f64], tolerance: f64) {
 fn encode(element: Element, x: f64) -> Vec<u8> {
     match element {
         Element::F32 => (x as f32).to_le_bytes().to_vec(),
+        Element::F64 => x.to_le_bytes().to_vec(),
         Element::BF16 => bf16::from_f32(x as f32).to_le_bytes().to_vec(),
         Element::F16 => f16::from_f32(x as f32).to_le_bytes().to_vec(),
         Element::U32 => (x as u32).to_le_bytes().to_vec(),
@@ -96,6 +97,7 @@ fn decode(element: Element, bytes: &[u8]) -> Vec<f64> {
     let two = |b: &[u8]| [b[0], b[1]];
     let one = |b: &[u8]| match element {
         Element::F32 => f64::from(f32::from_le_bytes(four(b))),
+        Element::F64 => f64::from_le_bytes(b.try_into().unwrap()),
         Element::BF16 => bf16::from_le_bytes(two(b)).to_f64(),
         Element::F16 => f16::from_le_bytes(two(b)).to_f64(),
         Element::U32 => f64::from(u32::from_le_bytes(four(b))),
