@@ -2,6 +2,7 @@
 //! sixteen bytes at a time where all of them are aligned, and element by element where not, by the same rule as in the kernels.
 
 mod adamw;
+mod attention;
 mod cast;
 mod cross_entropy;
 mod dora;
@@ -16,6 +17,8 @@ mod rope;
 mod swiglu;
 
 pub use adamw::adamw;
+pub use attention::{AttentionDocument, AttentionGradients, AttentionHeads, AttentionInputs, AttentionTiles};
+pub use attention::{attention_backward, attention_forward, attention_generate, attention_splits};
 pub use cast::cast;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dora::{DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraVanished};
@@ -38,6 +41,23 @@ use crate::kernel::Kernel;
 /// Every kernel.
 pub const KERNELS: &[&Kernel] = &[
     &adamw::ADAMW,
+    &attention::FORWARD[0],
+    &attention::FORWARD[1],
+    &attention::FORWARD[2],
+    &attention::FORWARD[3],
+    &attention::COMBINE,
+    &attention::DELTA,
+    &attention::DQ[0],
+    &attention::DQ[1],
+    &attention::DQ[2],
+    &attention::DQ[3],
+    &attention::DKV[0],
+    &attention::DKV[1],
+    &attention::DKV[2],
+    &attention::DKV[3],
+    &attention::FORWARD_F32,
+    &attention::DQ_F32,
+    &attention::DKV_F32,
     &cast::FROM_F32,
     &cast::FROM_BF16,
     &cast::FROM_F16,

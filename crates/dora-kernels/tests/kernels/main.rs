@@ -1,6 +1,7 @@
 //! Every kernel on the host driver, against f64 references: awkward sizes, both element types, three scheduling seeds.
 
 mod adamw;
+mod attention;
 mod cast;
 mod cross_entropy;
 mod dora;
