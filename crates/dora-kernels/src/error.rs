@@ -52,8 +52,8 @@ pub enum Error {
         /// What came back.
         reason: String,
     },
-    /// A kernel that is not there.
-    #[error("kernel {name} is not in module {module}")]
+    /// A kernel that is not part of this build.
+    #[error("kernel {name} of {module}.cu is not part of this binary: run `cargo xtask build-kernels` and build again")]
     NoKernel {
         /// File of `kernels/` without its ending.
         module: String,

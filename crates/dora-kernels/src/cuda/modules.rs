@@ -2,22 +2,7 @@
 //! and keeps in its own cache. `cargo xtask build-kernels` makes them.
 
 /// PTX by module: files of `kernels/*.cu` without their ending.
-pub const MODULES: &[(&str, &str)] = &[
-    ("adamw", include_str!("../../../../kernels/ptx/adamw.ptx")),
-    ("cast", include_str!("../../../../kernels/ptx/cast.ptx")),
-    ("cross_entropy", include_str!("../../../../kernels/ptx/cross_entropy.ptx")),
-    ("dora", include_str!("../../../../kernels/ptx/dora.ptx")),
-    ("dora_norms", include_str!("../../../../kernels/ptx/dora_norms.ptx")),
-    ("dropout", include_str!("../../../../kernels/ptx/dropout.ptx")),
-    ("embedding", include_str!("../../../../kernels/ptx/embedding.ptx")),
-    ("nf4", include_str!("../../../../kernels/ptx/nf4.ptx")),
-    ("nf4_product", include_str!("../../../../kernels/ptx/nf4_product.ptx")),
-    ("pointwise", include_str!("../../../../kernels/ptx/pointwise.ptx")),
-    ("reduce", include_str!("../../../../kernels/ptx/reduce.ptx")),
-    ("rms_norm", include_str!("../../../../kernels/ptx/rms_norm.ptx")),
-    ("rope", include_str!("../../../../kernels/ptx/rope.ptx")),
-    ("swiglu", include_str!("../../../../kernels/ptx/swiglu.ptx")),
-];
+pub const MODULES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
 #[cfg(test)]
 mod tests {

@@ -162,8 +162,7 @@ impl Module {
     }
 
     fn entry(&self, kernel: &str) -> Result<&'static Entry> {
-        let missing = || Error::NoKernel { module: "of the host driver".to_owned(), name: kernel.to_owned() };
-        self.entries.get(kernel).copied().ok_or_else(missing)
+        self.entries.get(kernel).copied().ok_or_else(|| Error::Fault(format!("{kernel}: no kernel of that name in its source")))
     }
 
     /// Kinds of a kernel's parameters, a letter each, as in entry.h.
