@@ -116,7 +116,7 @@ pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, dx: ArrayViewMut2<f
     });
 }
 
-/// Row i of a panel times gain[i].
+/// Row i of a panel times `gain[i]`.
 pub fn scale_each_row(mut panel: ArrayViewMut2<f32>, gain: &[f32]) {
     for (mut row, &g) in panel.rows_mut().into_iter().zip(gain) {
         match row.as_slice_mut() {
