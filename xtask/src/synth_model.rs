@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, ensure_writable_dir, write_file};
 use dora_models::config::LlamaConfig;
+use dora_models::published;
 use dora_tensor::rng::Stream;
 use dora_tensor::{DType, SharedBytes, Tensor};
 use rayon::prelude::*;
-use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Arguments of `cargo xtask synth-model`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Shape: llama2-7b, llama2-13b, llama3-8b, llama3.2-1b, llama3.2-3b or smollm2-135m
+    /// Shape by name: llama-2-7b, llama-3-8b, llama-3.2-1b, smollm2-135m, …
     #[arg(long)]
     config: String,
     /// Folder to write to
@@ -29,27 +29,14 @@ pub struct Args {
     seed: u64,
 }
 
-/// Name, hidden, MLP, layers, heads, key-value heads, vocabulary, context, θ, tied.
-type Shape = (&'static str, usize, usize, usize, usize, usize, usize, usize, f64, bool);
-
-/// Of the published `config.json` files.
-const SHAPES: [Shape; 6] = [
-    ("llama2-7b", 4096, 11008, 32, 32, 32, 32000, 4096, 1e4, false),
-    ("llama2-13b", 5120, 13824, 40, 40, 40, 32000, 4096, 1e4, false),
-    ("llama3-8b", 4096, 14336, 32, 32, 8, 128256, 8192, 5e5, false),
-    ("llama3.2-1b", 2048, 8192, 16, 32, 8, 128256, 131072, 5e5, true),
-    ("llama3.2-3b", 3072, 8192, 28, 24, 8, 128256, 131072, 5e5, true),
-    ("smollm2-135m", 576, 1536, 30, 9, 3, 49152, 8192, 1e5, true),
-];
-
 /// Writes the checkpoint.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let Some(shape) = SHAPES.iter().find(|shape| shape.0 == args.config) else {
-        let known: Vec<&str> = SHAPES.iter().map(|shape| shape.0).collect();
+    let Some(shape) = published::find(&args.config) else {
+        let known: Vec<&str> = published::all().map(|shape| shape.name).collect();
         bail!("--config is {:?}, expected one of {}", args.config, known.join(", "));
     };
     ensure_writable_dir(&args.output)?;
-    let text = format!("{:#}\n", config(shape));
+    let text = format!("{:#}\n", shape.config_json());
     let path = args.output.join("config.json");
     let config = LlamaConfig::from_json(&text, &path)?;
     write_file(&path, text.as_bytes())?;
@@ -68,16 +55,6 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     writer.finish()?;
     println!("{} parameters in {}", config.shape().parameters, args.output.display());
     Ok(())
-}
-
-fn config(&(_, hidden, mlp, layers, heads, kv_heads, vocabulary, context, theta, tied): &Shape) -> Value {
-    json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden,
-        "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "head_dim": hidden / heads, "hidden_act": "silu",
-        "max_position_embeddings": context, "rms_norm_eps": 1e-5, "rope_theta": theta, "attention_bias": false,
-        "mlp_bias": false, "tie_word_embeddings": tied, "eos_token_id": 0, "dtype": "bfloat16",
-    })
 }
 
 /// Names and shapes in the order of execution.
@@ -134,13 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn the_shapes_have_their_published_counts() {
-        let counts = [6_738_415_616, 13_015_864_320, 8_030_261_248, 1_235_814_400, 3_212_749_824, 134_515_008];
-        for (shape, count) in SHAPES.iter().zip(counts) {
-            let config = LlamaConfig::from_json(&config(shape).to_string(), Path::new("config.json")).unwrap();
-            assert_eq!(config.shape().parameters, count, "{}", shape.0);
+    fn every_parameter_is_written_once() {
+        for shape in published::all() {
+            let text = shape.config_json().to_string();
+            let config = LlamaConfig::from_json(&text, Path::new("config.json")).unwrap();
             let stored: usize = tensors(&config).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-            assert_eq!(stored, count, "{}", shape.0);
+            assert_eq!(stored, config.shape().parameters, "{}", shape.name);
         }
     }
 }

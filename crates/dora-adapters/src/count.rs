@@ -45,35 +45,10 @@ mod tests {
     use super::*;
     use crate::config::{AdapterConfig, Modules, Purpose, TargetModules};
     use crate::targets::resolve;
-    use dora_models::shape::LinearShape;
-
-    /// Llama-3-8B: 32 blocks, 4,096 wide, 14,336 in the MLP, 1,024 for keys and values, 128,256 tokens, untied.
-    fn llama_3_8b() -> ModelShape {
-        let sizes = [
-            ("self_attn.q_proj", 4096, 4096),
-            ("self_attn.k_proj", 4096, 1024),
-            ("self_attn.v_proj", 4096, 1024),
-            ("self_attn.o_proj", 4096, 4096),
-            ("mlp.gate_proj", 4096, 14336),
-            ("mlp.up_proj", 4096, 14336),
-            ("mlp.down_proj", 14336, 4096),
-        ];
-        let linear = |path, in_features, out_features| LinearShape {
-            path,
-            in_features,
-            out_features,
-            bias: false,
-            output_embedding: false,
-        };
-        let block = |layer: usize| sizes.map(|(name, i, o)| linear(format!("model.layers.{layer}.{name}"), i, o));
-        let mut linears: Vec<_> = (0..32).flat_map(block).collect();
-        linears.push(LinearShape { output_embedding: true, ..linear("lm_head".into(), 4096, 128256) });
-        ModelShape { linears, other_modules: vec!["model.embed_tokens".into()], parameters: 8_030_261_248 }
-    }
 
     fn line(r: usize, use_dora: bool, target_modules: TargetModules) -> String {
         let config = AdapterConfig { r, use_dora, target_modules, ..Default::default() };
-        let shape = llama_3_8b();
+        let shape = dora_models::published::find("llama-3-8b").unwrap().description().shape;
         let targets = resolve(&config, &shape, &[], Purpose::Begin).unwrap();
         count(&targets, use_dora, &shape).to_string()
     }

@@ -2,6 +2,7 @@
 //!
 //! * [`config`]: the settings, and [`config_file`] their `adapter_config.json`; [`pattern`]: its regular expressions.
 //! * [`targets`]: which layers a model's adapter is on; [`count`]: how many parameters that trains.
+//! * [`memory`]: the peak memory of a training run, predicted.
 //! * [`factors`]: the adapter's tensors and their file.
 //! * [`Adapter`]: the adapter on a model, ready to train.
 //! * [`merge()`]: the adapter in the base model's weights.
@@ -19,6 +20,7 @@ pub mod error;
 pub mod factors;
 mod inject;
 mod lora;
+pub mod memory;
 mod merge;
 pub mod pattern;
 pub mod targets;

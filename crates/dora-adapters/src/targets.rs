@@ -233,7 +233,11 @@ mod tests {
             bias: false,
         };
         let linears = paths.chain(["lm_head".to_string()]).map(linear).collect();
-        ModelShape { linears, other_modules: vec!["model.embed_tokens".into(), "model.norm".into()], parameters: 1000 }
+        ModelShape {
+            linears,
+            other_modules: vec!["model.embed_tokens".into(), "model.norm".into()],
+            ..Default::default()
+        }
     }
 
     fn strings(names: &[&str]) -> Vec<String> {
@@ -291,7 +295,7 @@ mod tests {
         assert!(load(on(&[])).starts_with("`target_modules` [] matches no linear layer"));
         let message = "`target_modules` is missing, expected a choice, as this architecture has no usual layers";
         assert_eq!(load(AdapterConfig::default()), message);
-        let empty = ModelShape { linears: Vec::new(), other_modules: Vec::new(), parameters: 0 };
+        let empty = ModelShape::default();
         let all = AdapterConfig { target_modules: TargetModules::AllLinear, ..Default::default() };
         assert!(resolve(&all, &empty, &[], Purpose::Load).is_err());
     }

@@ -46,6 +46,7 @@ fn shape(model: &Value) -> ModelShape {
         linears: model["linears"].as_array().unwrap().iter().map(linear).collect(),
         other_modules: model["other_modules"].as_array().unwrap().iter().map(text).collect(),
         parameters: size(&model["parameters"]),
+        ..Default::default()
     }
 }
 

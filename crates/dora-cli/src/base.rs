@@ -41,6 +41,8 @@ pub struct Base {
     pub architecture: &'static Architecture,
     pub model: Box<dyn Model>,
     pub tokenizer: Option<Tokenizer>,
+    /// Type that weights which are not in 4 bits are held in.
+    pub dtype: DType,
     /// How its linear layers are held in 4 bits, if they are: as the folder has them, else as was asked for.
     pub nf4: Option<Nf4Options>,
 }
@@ -55,8 +57,10 @@ impl Base {
         }
         let tokenizer = dir.join("tokenizer.json").exists().then(|| Tokenizer::open(dir)).transpose()?;
         let model = architecture.load(dir, options)?;
-        let nf4 = nf4::stored_options(&Checkpoint::open(dir)?, model.shape())?.or(options.weights.nf4);
-        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer, nf4 })
+        let checkpoint = Checkpoint::open(dir)?;
+        let nf4 = nf4::stored_options(&checkpoint, model.shape())?.or(options.weights.nf4);
+        let dtype = options.weights.dtype.or(checkpoint.dtype()).unwrap_or(DType::F32);
+        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer, dtype, nf4 })
     }
 
     /// Tokens that end a text: the configuration's, else the tokenizer's.

@@ -6,6 +6,7 @@
 //! * [`linear`]: a linear layer, and the seam where something else takes its place.
 //! * [`model`]: what every model can do, and which architectures there are; [`llama`] is one.
 //! * [`nf4`]: 4-bit weights in a checkpoint, as bitsandbytes stores them.
+//! * [`published`]: shapes of published models, for plans and measurements.
 //! * [`generate`]: text from a model.
 //! * [`json`]: JSON objects read strictly.
 //!
@@ -20,6 +21,7 @@ pub mod linear;
 pub mod llama;
 pub mod model;
 pub mod nf4;
+pub mod published;
 pub mod shape;
 pub mod tokenizer;
 

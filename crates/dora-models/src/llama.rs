@@ -6,10 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use dora_tensor::ops::{
-    AttentionShape, Matrix, Pointwise, RopeTable, attention, attention_cached, embedding, pointwise, rms_norm, rope,
-    swiglu,
+    AttentionShape, Matrix, RopeTable, attention, attention_cached, embedding, residual, rms_norm, rope, swiglu,
 };
-use dora_tensor::{DType, DenseWeight, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
+use dora_tensor::{DenseWeight, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::LlamaConfig;
@@ -226,10 +225,10 @@ impl Block {
         let turn = |x: Tensor| rope(&x, &pass.positions, table);
         let (q, k) = (turn(q.forward(&normed, pass)?)?, turn(k.forward(&normed, pass)?)?);
         let attended = attend(q, k, v.forward(&normed, pass)?)?;
-        let x = pointwise(&Pointwise::ADD, x, &o.forward(&attended, pass)?)?;
+        let x = residual(x, o.forward(&attended, pass)?)?;
         let normed = rms_norm(&x, &self.post_attention_layernorm.tensor(), self.eps)?;
         let product = swiglu(&gate.forward(&normed, pass)?, &up.forward(&normed, pass)?)?;
-        pointwise(&Pointwise::ADD, &x, &down.forward(&product, pass)?)
+        residual(&x, down.forward(&product, pass)?)
     }
 }
 
@@ -246,15 +245,18 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn take(&mut self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<Tensor> {
-        let tensor = self.checkpoint.expect(name, shape)?;
+    /// A copy in `f32`, and the mapped bytes given back. For what is trained, and for small tensors: to read one from the mapped
+    /// file may bring a whole huge page of its neighbours into memory.
+    fn copy(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.used.push(name.to_owned());
-        Ok(dtype.map_or(tensor.clone(), |dtype| tensor.to_dtype(dtype)))
+        let tensor = Tensor::from_vec(self.checkpoint.expect(name, shape)?.to_vec(), shape)?;
+        self.checkpoint.release(name)?;
+        Ok(tensor)
     }
 
     fn parameter(&mut self, name: &str, shape: &[usize]) -> Result<Parameter> {
         let role = if shape.len() == 1 { Role::Vector } else { Role::Matrix };
-        let parameter = Parameter::new(name, role, self.take(name, shape, Some(DType::F32))?)?;
+        let parameter = Parameter::new(name, role, self.copy(name, shape)?)?;
         self.parameters.push(parameter.clone());
         Ok(parameter)
     }
@@ -263,22 +265,18 @@ impl Loader<'_> {
     fn table(&mut self, name: &str, shape: &[usize]) -> Result<Vector> {
         match self.options.trained {
             true => Ok(Vector::Trained(self.parameter(name, shape)?)),
-            false => Ok(Vector::Frozen(self.take(name, shape, self.options.weights.dtype)?)),
+            false => {
+                self.used.push(name.to_owned());
+                Ok(Vector::Frozen(self.checkpoint.expect_as(name, shape, self.options.weights.dtype)?))
+            }
         }
-    }
-
-    /// A copy in `f32`: to read a small tensor from the mapped file may bring a whole huge page of its neighbours into memory.
-    fn small(&mut self, name: &str, len: usize) -> Result<Tensor> {
-        let tensor = Tensor::from_vec(self.take(name, &[len], None)?.to_vec(), &[len])?;
-        self.checkpoint.release(name)?;
-        Ok(tensor)
     }
 
     /// A norm's weight or a bias, always `f32`.
     fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
         match self.options.trained {
             true => Ok(Vector::Trained(self.parameter(name, &[len])?)),
-            false => Ok(Vector::Frozen(self.small(name, len)?)),
+            false => Ok(Vector::Frozen(self.copy(name, &[len])?)),
         }
     }
 
@@ -300,7 +298,7 @@ impl Loader<'_> {
             },
             false => Base::Frozen {
                 weight: self.weight(&weight, (out, shape.in_features))?,
-                bias: shape.bias.then(|| self.small(&bias, out)).transpose()?,
+                bias: shape.bias.then(|| self.copy(&bias, &[out])).transpose()?,
             },
         };
         Ok(Linear::new(shape, base))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dora_tensor::ops::Matrix;
-use dora_tensor::{Parameter, Tensor};
+use dora_tensor::{DType, Parameter, Tensor};
 use serde_json::json;
 
 use crate::config::{self, LlamaConfig};
@@ -69,8 +69,12 @@ pub struct Architecture {
 /// What the configuration of a model says.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// Linear layers and the parameter count.
+    /// Linear layers, the parameter count, and what training keeps.
     pub shape: ModelShape,
+    /// Longest context, in tokens.
+    pub context: usize,
+    /// Type that the weights are said to be stored in; their files decide.
+    pub dtype: Option<DType>,
     /// Fields of `config.json` that nobody here knows; transformers ignores them too.
     pub unknown_fields: Vec<String>,
 }
@@ -78,9 +82,16 @@ pub struct Description {
 const ARCHITECTURES: &[Architecture] = &[Architecture {
     model_type: "llama",
     default_targets: &["q_proj", "v_proj"],
-    read: |dir| LlamaConfig::read(dir).map(|c| Description { shape: c.shape(), unknown_fields: c.unknown_fields }),
+    read: |dir| LlamaConfig::read(dir).map(Description::from),
     load: |dir, options| Ok(Box::new(Llama::load(dir, options)?)),
 }];
+
+impl From<LlamaConfig> for Description {
+    fn from(config: LlamaConfig) -> Self {
+        let (shape, context) = (config.shape(), config.max_position_embeddings);
+        Description { shape, context, dtype: config.dtype, unknown_fields: config.unknown_fields }
+    }
+}
 
 impl Architecture {
     /// The architecture of the model in a folder.

@@ -59,9 +59,8 @@ pub fn weight(
     if is_quantized(checkpoint, name) {
         return Ok(Arc::new(read(checkpoint, name, shape)?.0));
     }
-    let stored = checkpoint.expect(name, &[shape.0, shape.1])?;
     let Some(nf4) = options.nf4 else {
-        let kept = options.dtype.map_or(stored.clone(), |dtype| stored.to_dtype(dtype));
+        let kept = checkpoint.expect_as(name, &[shape.0, shape.1], options.dtype)?;
         return Ok(Arc::new(DenseWeight::new(kept)?));
     };
     Ok(Arc::new(quantize(checkpoint, name, shape, nf4)?))
@@ -101,12 +100,8 @@ pub fn read(checkpoint: &Checkpoint, name: &str, (out, inner): (usize, usize)) -
         return Err(error("shape", &format!("[{out}, {inner}]")));
     }
     let block_size = integer("blocksize").ok_or_else(|| error("blocksize", "a positive integer"))?;
-    let dtype = match state.get("dtype").and_then(Value::as_str) {
-        Some("float32") => DType::F32,
-        Some("bfloat16") => DType::BF16,
-        Some("float16") => DType::F16,
-        _ => return Err(error("dtype", "float32, bfloat16 or float16")),
-    };
+    let dtype = state.get("dtype").and_then(Value::as_str).and_then(torch_type);
+    let dtype = dtype.ok_or_else(|| error("dtype", "float32, bfloat16 or float16"))?;
     let tensor = |end: &str| checkpoint.tensor(&format!("{name}{end}"));
     let map = tensor(".quant_map")?.to_vec();
     if map != QUANT_MAP {
@@ -209,6 +204,11 @@ fn torch_name(dtype: DType) -> &'static str {
         DType::BF16 => "bfloat16",
         DType::F16 => "float16",
     }
+}
+
+/// The type that PyTorch calls so, where it is one of ours.
+pub(crate) fn torch_type(name: &str) -> Option<DType> {
+    [DType::F32, DType::BF16, DType::F16].into_iter().find(|&dtype| torch_name(dtype) == name)
 }
 
 /// The bytes of a tensor that must hold bytes.

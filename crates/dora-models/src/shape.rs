@@ -17,7 +17,7 @@ pub struct LinearShape {
 }
 
 /// A model's linear layers, in the order of execution, and the count of all its parameters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelShape {
     /// Linear layers; the output embedding comes last (present even when tied).
     pub linears: Vec<LinearShape>,
@@ -25,4 +25,55 @@ pub struct ModelShape {
     pub other_modules: Vec<String>,
     /// All parameters, each counted once (a tied output embedding adds nothing).
     pub parameters: usize,
+    /// Whether the output embedding is the input embedding.
+    pub tied: bool,
+    /// What training keeps in memory beside the weights.
+    pub activations: Activations,
+}
+
+/// Activations of a training pass, in `f32` elements a token. An architecture counts its own; what an adapter keeps beside them
+/// is the adapter's affair.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Activations {
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Width of the stream between blocks: all that is kept of a block that is computed again.
+    pub width: usize,
+    /// Heads times their size: what an attention score costs in products, forward and backward.
+    pub attention_width: usize,
+    /// What a block keeps for its backward pass, by name.
+    pub kept: Vec<(&'static str, usize)>,
+    /// Most that a block holds at a time in a pass that keeps nothing.
+    pub forward: usize,
+    /// Most that a block's backward pass holds at a time beside what was kept.
+    pub backward: usize,
+}
+
+impl Activations {
+    /// Elements a token that a block keeps.
+    pub fn kept_per_block(&self) -> usize {
+        self.kept.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// A pass over documents that lie side by side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PassSize {
+    /// Tokens of all documents.
+    pub tokens: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// Tokens that carry loss.
+    pub labelled: usize,
+}
+
+impl PassSize {
+    /// The larger of two in every respect.
+    pub fn max(self, other: Self) -> Self {
+        PassSize {
+            tokens: self.tokens.max(other.tokens),
+            longest: self.longest.max(other.longest),
+            labelled: self.labelled.max(other.labelled),
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod error;
 pub mod gradcheck;
 pub mod ops;
 mod parameter;
+pub mod profile;
 pub mod rng;
 mod saved;
 mod storage;

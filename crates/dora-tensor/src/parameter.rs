@@ -53,7 +53,7 @@ impl Parameter {
 
     /// The value as a leaf of the tape.
     pub fn tensor(&self) -> Tensor {
-        self.value().with_origin(Edge::Leaf(self.0.gradient.clone()))
+        self.value().with_origin(Some(Edge::Leaf(self.0.gradient.clone())))
     }
 
     /// The value off the tape.

@@ -1,5 +1,6 @@
 //! Bytes behind a tensor: owned vectors, or a slice of a file that is mapped into memory and never copied.
 
+use crate::cpu::recycle;
 use crate::{DType, Device};
 use half::{bf16, f16};
 use std::sync::Arc;
@@ -32,6 +33,14 @@ pub(crate) enum CpuStorage {
         bytes: SharedBytes,
         dtype: DType,
     },
+}
+
+impl Drop for CpuStorage {
+    fn drop(&mut self) {
+        if let CpuStorage::F32(elements) = self {
+            recycle(std::mem::take(elements));
+        }
+    }
 }
 
 impl Storage {

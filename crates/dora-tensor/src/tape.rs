@@ -4,6 +4,7 @@
 //! A node gives up its [`Op`] when visited, so kept activations are freed as the pass goes.
 
 use crate::cpu;
+use crate::profile::{self, Direction};
 use crate::{Error, Result, Tensor};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub(crate) struct GradientSlot(pub(crate) Mutex<Option<Tensor>>);
 
 pub(crate) struct Node {
     number: u64,
+    /// Of the operands and the result.
+    bytes: usize,
     inputs: Vec<Option<Edge>>,
     op: Mutex<Option<Box<dyn Op>>>,
 }
@@ -67,15 +70,18 @@ pub(crate) fn recording(inputs: &[&Tensor]) -> bool {
 /// Puts `output` on the tape as the result of `op` over `inputs`, if a gradient is due to one of them. `op` is built only
 /// then, so nothing is kept otherwise. It must hold its inputs and output off the tape (`detach`).
 pub fn record<O: Op>(output: Tensor, inputs: &[&Tensor], op: impl FnOnce() -> O) -> Tensor {
+    let bytes = inputs.iter().map(|t| t.numel() * t.dtype().size()).sum::<usize>() + 4 * output.numel();
+    profile::bytes(bytes);
     if !recording(inputs) {
         return output;
     }
     let node = Node {
+        bytes,
         number: NEXT.fetch_add(1, Ordering::Relaxed),
         inputs: inputs.iter().map(|t| t.origin().cloned()).collect(),
         op: Mutex::new(Some(Box::new(op()))),
     };
-    output.with_origin(Edge::Node(Arc::new(node)))
+    output.with_origin(Some(Edge::Node(Arc::new(node))))
 }
 
 impl Tensor {
@@ -99,7 +105,11 @@ impl Tensor {
             let op = op.ok_or_else(|| Error::argument("backward", "the graph has already been walked"))?;
             let needs: Vec<bool> = node.inputs.iter().map(Option::is_some).collect();
             let name = op.name();
+            let running = profile::operation(name, Direction::Backward);
+            profile::bytes(node.bytes + 4 * grad.numel());
             let gradients = op.backward(grad, &needs)?;
+            profile::bytes(gradients.iter().flatten().map(|g| 4 * g.numel()).sum());
+            drop(running);
             if gradients.len() != needs.len() {
                 return Err(Error::argument(name, format!("{} gradients for {} inputs", gradients.len(), needs.len())));
             }
@@ -147,7 +157,7 @@ pub fn checkpoint(x: &Tensor, active: bool, f: impl Fn(&Tensor) -> Result<Tensor
     if !RECORDING.get() || !(active || x.requires_grad()) {
         return Ok(output);
     }
-    let anchor = Tensor::scalar(0.0).with_origin(Edge::Leaf(Arc::default()));
+    let anchor = Tensor::scalar(0.0).with_origin(Some(Edge::Leaf(Arc::default())));
     Ok(record(output, &[x, &anchor], || Checkpoint { x: x.detach(), f }))
 }
 
@@ -163,7 +173,7 @@ impl<F: Fn(&Tensor) -> Result<Tensor> + Send + 'static> Op for Checkpoint<F> {
 
     fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let slot = Arc::<GradientSlot>::default();
-        let x = if needs[0] { self.x.with_origin(Edge::Leaf(slot.clone())) } else { self.x };
+        let x = if needs[0] { self.x.with_origin(Some(Edge::Leaf(slot.clone()))) } else { self.x };
         let output = with_recording(true, || (self.f)(&x))?;
         output.backward_from(grad)?;
         let dx = slot.0.lock().expect("no backward pass panicked").take();

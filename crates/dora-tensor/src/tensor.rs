@@ -1,5 +1,6 @@
 //! A contiguous, row-major array on a device. Cloning shares the elements; operations make new tensors.
 
+use crate::cpu::{buffer, for_row_blocks, zeros};
 use crate::saved::{Recipe, Saved};
 use crate::storage::{CpuStorage, Storage};
 use crate::tape::Edge;
@@ -7,7 +8,7 @@ use crate::{DType, Device, Elements, Error, Result, SharedBytes};
 use half::{bf16, f16};
 use ndarray::ArrayView2;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A tensor: shape, shared elements (a contiguous range of a storage) and, where a gradient is due, its place on the tape.
 #[derive(Clone)]
@@ -17,7 +18,12 @@ pub struct Tensor {
     offset: usize,
     origin: Option<Edge>,
     recipe: Option<Arc<Recipe>>,
+    /// These elements as the operation that made them keeps them.
+    output: Option<Output>,
 }
+
+/// An output that its operation keeps for the backward pass; whoever can compute it again may put a recipe in its place.
+pub(crate) type Output = Arc<Mutex<Saved>>;
 
 impl Tensor {
     /// Tensor of those elements, row-major.
@@ -36,12 +42,19 @@ impl Tensor {
     }
 
     fn over(storage: Storage, shape: &[usize]) -> Self {
-        Tensor { shape: shape.to_vec(), storage: Arc::new(storage), offset: 0, origin: None, recipe: None }
+        Tensor {
+            shape: shape.to_vec(),
+            storage: Arc::new(storage),
+            offset: 0,
+            origin: None,
+            recipe: None,
+            output: None,
+        }
     }
 
     /// Zeros.
     pub fn zeros(shape: &[usize]) -> Self {
-        Self::of(vec![0.0; shape.iter().product()], shape)
+        Self::of(zeros(shape.iter().product()), shape)
     }
 
     /// One number, of shape `()`.
@@ -129,6 +142,18 @@ impl Tensor {
         }
     }
 
+    /// The elements as `f32` in a buffer of the pool.
+    fn copied(&self) -> Vec<f32> {
+        match self.elements() {
+            Elements::F32(v) => {
+                let mut copy = buffer(v.len());
+                for_row_blocks(&mut copy, 1, |start, part| part.copy_from_slice(&v[start..start + part.len()]));
+                copy
+            }
+            _ => self.to_vec(),
+        }
+    }
+
     /// The same numbers stored as `dtype`, rounded to nearest even; shares the elements where that is their type already.
     pub fn to_dtype(&self, dtype: DType) -> Tensor {
         if dtype == self.dtype() {
@@ -165,7 +190,7 @@ impl Tensor {
         if shape.iter().product::<usize>() != self.numel() {
             return Err(Error::shape("reshape", "tensor", &self.shape, format!("as many elements as {shape:?}")));
         }
-        Ok(Tensor { shape: shape.to_vec(), origin: None, recipe: None, ..self.clone() })
+        Ok(Tensor { shape: shape.to_vec(), ..self.detach() })
     }
 
     /// Rows `start..start + count` of the first dimension, sharing the elements; not recorded on the tape.
@@ -178,7 +203,7 @@ impl Tensor {
         shape[0] = count;
         let width: usize = self.shape[1..].iter().product();
         let offset = self.offset + start * width;
-        Ok(Tensor { shape, offset, origin: None, recipe: None, storage: self.storage.clone() })
+        Ok(Tensor { shape, offset, ..self.detach() })
     }
 
     /// Overwrites rows from `start` on with those of an `f32` tensor as wide; in place where nobody shares the elements.
@@ -198,7 +223,7 @@ impl Tensor {
 
     /// The same tensor off the tape.
     pub fn detach(&self) -> Tensor {
-        Tensor { origin: None, recipe: None, ..self.clone() }
+        Tensor { origin: None, recipe: None, output: None, ..self.clone() }
     }
 
     /// The tensor as a backward pass needs it: its recipe where it has one, else itself.
@@ -209,6 +234,11 @@ impl Tensor {
     /// Says how the elements can be computed again at little cost, where the tensor is on the tape at all.
     pub(crate) fn with_recipe(self, compute: impl FnOnce() -> Recipe) -> Self {
         let recipe = self.requires_grad().then(|| Arc::new(compute()));
+        self.with_shared_recipe(recipe)
+    }
+
+    /// As `with_recipe`, for a recipe that the tensor's own operation uses as well.
+    pub(crate) fn with_shared_recipe(self, recipe: Option<Arc<Recipe>>) -> Self {
         Tensor { recipe, ..self }
     }
 
@@ -223,7 +253,7 @@ impl Tensor {
             && matches!(&*self.storage, Storage::Cpu(CpuStorage::F32(v)) if v.len() == self.numel())
             && Arc::get_mut(&mut self.storage).is_some();
         if !whole {
-            *self = Self { origin: self.origin.take(), ..Self::of(self.to_vec(), &self.shape) };
+            *self = Self { origin: self.origin.take(), ..Self::of(self.copied(), &self.shape) };
         }
         self.recipe = None;
         match Arc::get_mut(&mut self.storage) {
@@ -236,8 +266,23 @@ impl Tensor {
         self.origin.as_ref()
     }
 
-    pub(crate) fn with_origin(self, origin: Edge) -> Self {
-        Tensor { origin: Some(origin), ..self }
+    pub(crate) fn with_origin(self, origin: Option<Edge>) -> Self {
+        Tensor { origin, ..self }
+    }
+
+    pub(crate) fn take_origin(&mut self) -> Option<Edge> {
+        self.origin.take()
+    }
+
+    /// Says where the operation keeps these elements, where the tensor is on the tape at all.
+    pub(crate) fn with_output(self, output: Output) -> Self {
+        let output = self.requires_grad().then_some(output);
+        Tensor { output, ..self }
+    }
+
+    /// Where the operation keeps these elements, once.
+    pub(crate) fn take_output(&mut self) -> Option<Output> {
+        self.output.take()
     }
 }
 

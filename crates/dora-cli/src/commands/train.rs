@@ -1,5 +1,7 @@
 //! `dora train`: fine-tunes a model on rows, and writes an adapter (or, with `--method full`, a model) with the run's record.
 
+mod memory;
+mod profile;
 mod record;
 mod settings;
 mod watch;
@@ -25,6 +27,7 @@ use crate::base::{self, Base};
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::interrupt::Interrupt;
+use profile::Profile;
 use record::Record;
 pub use settings::{Args, DataArgs};
 use watch::Watch;
@@ -75,18 +78,28 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     }
     let plan = Plan::new(&data, args.plan_options(&data_options));
     let steps = args.steps(plan.steps_per_epoch());
-    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained)?;
+    let prediction = memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained);
+    console.note(memory::line(&prediction));
+    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &prediction)?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
+    if args.profile {
+        dora_tensor::profile::start();
+    }
+    let loop_start = Instant::now();
     let ended = run_loop(&objective, &trained.parameters, &data, &plan, held_out.as_ref(), &options, &mut watch);
+    let profile = args.profile.then(|| Profile::take(loop_start.elapsed().as_secs_f64()));
     watch.finish();
+    if let Some(profile) = &profile {
+        console.note(profile.table());
+    }
     // The parameters are those of the last good step, also where the run stopped before a bad one; without a good step
     // there is nothing to save.
     let nothing = watch.steps() == 0;
     let saved = if nothing { Ok(()) } else { trained.save(args, &base) };
     let good = ended.as_ref().ok().copied().filter(|_| saved.is_ok());
-    let object = record.finish(&args.output, good, &watch, start.elapsed());
+    let object = record.finish(&args.output, good, &watch, profile.as_ref(), start.elapsed());
     let ending = ended.inspect_err(|_| match &saved {
         Ok(()) if nothing => {}
         Ok(()) => console.note(format!("saved the steps before it in {}", args.output.display())),
@@ -95,7 +108,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     saved?;
     let object = object?;
     Ok(Outcome {
-        text: watch.summary(&args.output, ending),
+        text: format!("{}; {}", watch.summary(&args.output, ending), memory::outcome(&prediction)),
         object,
         interrupted: matches!(ending, Ending::Interrupted(_)),
         held_out: watch.held_out(),

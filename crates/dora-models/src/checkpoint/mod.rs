@@ -23,7 +23,7 @@ pub use writer::CheckpointWriter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use dora_tensor::{SharedBytes, Tensor};
+use dora_tensor::{DType, SharedBytes, Tensor};
 
 use crate::error::{Error, Result};
 use header::damaged;
@@ -83,6 +83,12 @@ impl Checkpoint {
         self.places.keys().map(String::as_str)
     }
 
+    /// Type of the largest tensor that is not in 4 bits.
+    pub fn dtype(&self) -> Option<DType> {
+        let tensors = self.names().filter_map(|name| self.tensor(name).ok());
+        tensors.max_by_key(Tensor::numel).map(|tensor| tensor.dtype())
+    }
+
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.places.contains_key(name)
@@ -96,6 +102,19 @@ impl Checkpoint {
     /// As [`tensor`](Self::tensor), of exactly that shape.
     pub fn expect(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.file(name, &format!("shape {shape:?}"))?.expect(name, shape)
+    }
+
+    /// As [`expect`](Self::expect), in another type if need be: copied then, and the mapped bytes given back.
+    pub fn expect_as(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<Tensor> {
+        let stored = self.expect(name, shape)?;
+        match dtype.filter(|&dtype| dtype != stored.dtype()) {
+            None => Ok(stored),
+            Some(dtype) => {
+                let copy = stored.to_dtype(dtype);
+                self.release(name)?;
+                Ok(copy)
+            }
+        }
     }
 
     /// A tensor of any type, as its bytes.

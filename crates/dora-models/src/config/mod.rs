@@ -1,6 +1,7 @@
 //! `config.json` of a Hugging Face checkpoint, for Llama. A field that changes the result and is not supported is refused by
 //! name; a field that nobody knows is handed to the caller to warn of.
 
+mod activations;
 mod fields;
 pub mod rope;
 #[cfg(test)]
@@ -9,9 +10,11 @@ mod tests;
 use std::fs;
 use std::path::Path;
 
+use dora_tensor::DType;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::nf4::torch_type;
 use crate::shape::{LinearShape, ModelShape};
 use fields::Fields;
 use rope::Rope;
@@ -45,6 +48,8 @@ pub struct LlamaConfig {
     pub mlp_bias: bool,
     /// Rotary embedding.
     pub rope: Rope,
+    /// Type that the weights are said to be stored in; their files decide.
+    pub dtype: Option<DType>,
     /// First token of a sequence, where the files say so.
     pub bos_token_id: Option<u32>,
     /// Tokens that end generation: of `generation_config.json`, else of `config.json`; empty where neither says so.
@@ -103,6 +108,7 @@ impl LlamaConfig {
             attention_bias: f.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: f.flag("mlp_bias")?.unwrap_or(false),
             rope: Rope::take(f)?,
+            dtype: f.take("dtype").or(f.take("torch_dtype")).and_then(|name| torch_type(name.as_str()?)),
             bos_token_id: None,
             eos_token_ids: Vec::new(),
             unknown_fields: Vec::new(),
@@ -121,7 +127,7 @@ impl LlamaConfig {
         self.rope.inv_freq(self.head_dim)
     }
 
-    /// Linear layers, other modules and the parameter count.
+    /// Linear layers, other modules, the parameter count and the activations.
     pub fn shape(&self) -> ModelShape {
         let layers = || (0..self.num_hidden_layers).map(|i| format!("model.layers.{i}"));
         let mut linears: Vec<_> = layers().flat_map(|layer| self.layer_linears(&layer)).collect();
@@ -137,7 +143,8 @@ impl LlamaConfig {
         other_modules.extend(layers().flat_map(|layer| norms.map(|norm| format!("{layer}.{norm}"))));
         other_modules.push("model.norm".into());
         let parameters = self.parameters().try_into().expect("checked when the configuration was read");
-        ModelShape { linears, other_modules, parameters }
+        let tied = self.tie_word_embeddings;
+        ModelShape { linears, other_modules, parameters, tied, activations: self.activations() }
     }
 
     fn layer_linears(&self, layer: &str) -> [LinearShape; 7] {
@@ -260,7 +267,6 @@ const HARMLESS: &[&str] = &[
     "_model_name_or_path",
     "_name_or_path",
     "architectures",
-    "dtype",
     "id2label",
     "initializer_range",
     "label2id",
@@ -269,7 +275,6 @@ const HARMLESS: &[&str] = &[
     "pad_token_id",
     "return_dict",
     "tokenizer_class",
-    "torch_dtype",
     "torchscript",
     "transformers_version",
     "unk_token_id",

@@ -49,13 +49,11 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// Replaces a row by e^(x − max), and gives (max, sum); an empty row gives (−inf, 0).
-#[inline(always)]
 pub fn softmax_in_place(row: &mut [f32]) -> (f32, f32) {
-    let max = reduce(row, f32::NEG_INFINITY, f32::max);
-    for x in row.iter_mut() {
-        *x = exp(*x - max);
-    }
-    (max, reduce(row, 0.0, |a, b| a + b))
+    // One closure for each loop: a larger one would not be inlined into the code for the instruction set.
+    let max = simd(|| reduce(row, f32::NEG_INFINITY, f32::max));
+    simd(|| row.iter_mut().for_each(|x| *x = exp(*x - max)));
+    (max, simd(|| reduce(row, 0.0, |a, b| a + b)))
 }
 
 /// Folds a row in 16 lanes, so that the loop vectorises in spite of floating-point order.

@@ -1,6 +1,8 @@
 //! Rows side by side without padding: ids and targets of the documents, one behind another (sum of T), and their lengths.
 //! Within each document `targets[t] = labels[t + 1]`; its last position predicts nothing.
 
+use dora_models::shape::PassSize;
+
 use super::{Dataset, IGNORE, Row, packing};
 
 /// What one forward pass sees.
@@ -41,6 +43,22 @@ impl Dataset {
     pub fn eval_batches(&self, max_tokens: usize) -> Vec<(Vec<usize>, Batch)> {
         let bins = packing::in_order(&self.lengths(), max_tokens);
         bins.into_iter().map(|rows| (rows.clone(), self.batch(&rows))).collect()
+    }
+
+    /// The largest batch of an evaluation, in every respect.
+    pub fn largest_evaluation(&self, max_tokens: usize) -> PassSize {
+        let bins = packing::in_order(&self.lengths(), max_tokens);
+        bins.iter().map(|rows| self.size(rows)).fold(PassSize::default(), PassSize::max)
+    }
+
+    /// Size of the batch of the rows with these indices.
+    pub(super) fn size(&self, rows: &[usize]) -> PassSize {
+        let rows = rows.iter().map(|&row| &self.rows[row]);
+        rows.fold(PassSize::default(), |size, row| PassSize {
+            tokens: size.tokens + row.input_ids.len(),
+            longest: size.longest.max(row.input_ids.len()),
+            labelled: size.labelled + row.labelled_tokens(),
+        })
     }
 
     /// Tokens of each row.

@@ -4,6 +4,7 @@
 
 use std::num::NonZeroUsize;
 
+use dora_models::shape::PassSize;
 use dora_tensor::rng::Philox;
 
 use super::{Dataset, packing};
@@ -50,6 +51,12 @@ impl Plan {
     /// Steps of an epoch; the last may be smaller than the others.
     pub fn steps_per_epoch(&self) -> usize {
         self.units.len().div_ceil(self.options.batch_size.get()).div_ceil(self.options.grad_accum.get())
+    }
+
+    /// The largest micro-batch of the first steps, in every respect.
+    pub fn largest_pass(&self, dataset: &Dataset, steps: usize) -> PassSize {
+        let steps = (0..).flat_map(|epoch| self.epoch(epoch)).take(steps);
+        steps.flatten().map(|rows| dataset.size(&rows)).fold(PassSize::default(), PassSize::max)
     }
 
     /// The epoch's steps, each with its micro-batches, each with the indices of its rows.

@@ -5,12 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use dora_adapters::memory::Prediction;
 use dora_models::checkpoint::write_file;
 use dora_train::data::{Dataset, LoadReport};
 use dora_train::metrics::peak_rss_mb;
 use dora_train::run::Ending;
 use serde_json::{Value, json};
 
+use super::memory;
+use super::profile::Profile;
 use super::settings::Args;
 use super::watch::Watch;
 use super::{Trained, base_sha256};
@@ -31,6 +34,7 @@ impl Record {
         data: &Dataset,
         held_out: Option<&Dataset>,
         trained: &Trained,
+        prediction: &Prediction,
     ) -> Result<Self> {
         let options = args.rows.options(base)?;
         let adapter = trained.adapter.as_ref().map(|a| serde_json::from_str::<Value>(&a.config().to_json()));
@@ -43,13 +47,22 @@ impl Record {
             "base_sha256": base_sha256(base)?,
             "data": rows(data),
             "eval_data": held_out.map(rows),
+            "predicted_peak_mb": memory::mb(prediction.peak()),
+            "predicted_terms_mb": memory::terms_mb(prediction),
         });
         write(&args.output, &record)?;
         Ok(Record(record))
     }
 
     /// Adds what came of it, writes it, and gives it; no ending: the run failed.
-    pub fn finish(mut self, output: &Path, ending: Option<Ending>, watch: &Watch, time: Duration) -> Result<Value> {
+    pub fn finish(
+        mut self,
+        output: &Path,
+        ending: Option<Ending>,
+        watch: &Watch,
+        profile: Option<&Profile>,
+        time: Duration,
+    ) -> Result<Value> {
         let ending = match ending {
             Some(Ending::Finished) => "finished",
             Some(Ending::Interrupted(_)) => "interrupted",
@@ -65,6 +78,7 @@ impl Record {
             "tokens_per_s": watch.tokens_per_s(),
             "wall_s": time.as_secs_f64(),
             "peak_rss_mb": peak_rss_mb(),
+            "profile": profile.map(Profile::json),
         });
         write(output, &self.0)?;
         Ok(self.0)

@@ -87,6 +87,9 @@ pub struct Args {
     /// Precision of the frozen weights in memory [default: as stored]; arithmetic is f32
     #[arg(long, value_enum, help_heading = "Training")]
     pub dtype: Option<Precision>,
+    /// Say at the end where the time went, by operation
+    #[arg(long)]
+    pub profile: bool,
     /// Take options from a JSON object, {"rank": 16, …}; those on the command line go before
     #[arg(long)]
     config: Option<PathBuf>,
@@ -203,6 +206,11 @@ impl Args {
             shuffle: !self.no_shuffle,
             seed: self.seed,
         }
+    }
+
+    /// Whether a step has several passes.
+    pub fn accumulates(&self) -> bool {
+        self.grad_accum.get() > 1
     }
 
     /// Number of steps.

@@ -5,6 +5,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::{Device, Parameter, Result, Tensor};
 
 /// Settings of one update.
@@ -44,11 +45,14 @@ impl Moments {
 impl AdamW {
     /// Updates a parameter and its moments in place.
     pub fn update(&self, parameter: &Parameter, gradient: &Tensor, moments: &mut Moments) -> Result<()> {
+        let _running = profile::operation("adamw", Direction::Update);
         let value = parameter.value();
         for (operand, tensor) in [("gradient", gradient), ("first", &moments.first), ("second", &moments.second)] {
             tensor.expect_shape("adamw", operand, value.shape())?;
         }
         let device = value.device();
+        // Reads the gradient; reads and writes the parameter and both moments.
+        profile::bytes(7 * 4 * value.numel());
         drop(value);
         let gradient = gradient.as_f32("adamw")?;
         match device {
@@ -61,6 +65,8 @@ impl AdamW {
 
 /// Σ x², in f64; not finite when an element is not.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    let _running = profile::operation("sum_of_squares", Direction::Update);
+    profile::bytes(4 * x.numel());
     match x.device() {
         Device::Cpu => Ok(cpu::sum_of_squares(x.as_f32("sum_of_squares")?)),
     }

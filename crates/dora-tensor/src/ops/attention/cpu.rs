@@ -1,15 +1,12 @@
 //! Attention on the CPU: a task is one document and one key head with the query heads that share it, so that dk and dv are
 //! summed by one thread in a fixed order.
 
-use super::{Attention, AttentionShape, Documents};
-use crate::cpu::{dot, exp, product, scratch, simd, softmax_in_place};
+use super::{Attention, AttentionShape, Documents, QUERY_BLOCK};
+use crate::cpu::{buffer, dot, exp, product, scratch, simd, softmax_in_place, zeros};
 use crate::{Result, Tensor};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
-const BLOCK: usize = 64;
 
 /// Gives o and the log-sum-exp, laid out (kv head, document, head in group, token).
 pub(super) fn forward(
@@ -24,7 +21,7 @@ pub(super) fn forward(
     let group = heads / kv_heads;
     let n = documents.tokens();
     let (q, k, v) = (heads3(q, head_dim)?, heads3(k, head_dim)?, heads3(v, head_dim)?);
-    let mut o = vec![0.0; n * heads * head_dim];
+    let mut o = buffer(n * heads * head_dim);
     let mut lse = vec![0.0; n * heads];
     let outputs = tasks(&mut o, n, heads, head_dim, kv_heads, documents);
     let rows = split_rows(&mut lse, documents, kv_heads, group);
@@ -42,7 +39,7 @@ pub(super) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, 
     let AttentionShape { heads, kv_heads, head_dim } = shape;
     let n = q.shape()[0];
     let (q, k, v) = (heads3(q, head_dim)?, heads3(k, head_dim)?, heads3(v, head_dim)?);
-    let mut o = vec![0.0; n * heads * head_dim];
+    let mut o = buffer(n * heads * head_dim);
     tasks(&mut o, n, heads, head_dim, heads, &Documents::new(&[n])).into_par_iter().for_each(|(head, _, mut o)| {
         let kv = head * kv_heads / heads;
         let (k, v) = (k.slice(s![.., kv, ..]), v.slice(s![.., kv, ..]));
@@ -61,15 +58,15 @@ fn one_head(
     lse: &mut [f32],
 ) {
     let (t, before) = (q.nrows(), k.nrows() - q.nrows());
-    for start in (0..t).step_by(BLOCK) {
-        let end = t.min(start + BLOCK);
+    for start in (0..t).step_by(QUERY_BLOCK) {
+        let end = t.min(start + QUERY_BLOCK);
         let keys = before + end;
         scratch((end - start) * keys, |scores| {
             product(q.slice(s![start..end, ..]), k.slice(s![..keys, ..]).t(), square(scores, keys), scale, 0.0);
-            let mut weights = [0.0; BLOCK];
+            let mut weights = [0.0; QUERY_BLOCK];
             for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                 let (seen, hidden) = row.split_at_mut(before + start + i + 1);
-                let (max, sum) = simd(|| softmax_in_place(seen));
+                let (max, sum) = softmax_in_place(seen);
                 hidden.fill(0.0);
                 lse[start + i] = max + sum.ln();
                 weights[i] = 1.0 / sum;
@@ -87,9 +84,10 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
     let (group, documents, n) = (heads / kv_heads, &*saved.documents, saved.documents.tokens());
     let (q, k, v) = (saved.q.get()?, saved.k.get()?, saved.v.get()?);
     let (q, k, v) = (heads3(&q, head_dim)?, heads3(&k, head_dim)?, heads3(&v, head_dim)?);
-    let (o, d_o) = (heads3(&saved.o, head_dim)?, heads3(grad, head_dim)?);
+    let o = saved.o.get()?;
+    let (o, d_o) = (heads3(&o, head_dim)?, heads3(grad, head_dim)?);
     let mut lse = saved.lse.clone();
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let (mut dq, mut dk, mut dv) = (buffer(q.len()), zeros(k.len()), zeros(v.len()));
     let dq_tasks = tasks(&mut dq, n, heads, head_dim, kv_heads, documents);
     let dk_tasks = tasks(&mut dk, n, kv_heads, head_dim, kv_heads, documents);
     let dv_tasks = tasks(&mut dv, n, kv_heads, head_dim, kv_heads, documents);
@@ -103,8 +101,8 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
             let head = s![range.clone(), kv * group + g, ..];
             let (q, o, d_o) = (q.slice(head), o.slice(head), d_o.slice(head));
             let mut dq = dq.slice_mut(s![.., g, ..]);
-            for start in (0..range.len()).step_by(BLOCK) {
-                let end = range.len().min(start + BLOCK);
+            for start in (0..range.len()).step_by(QUERY_BLOCK) {
+                let end = range.len().min(start + QUERY_BLOCK);
                 let rows = s![start..end, ..];
                 let (k, v) = (k.slice(s![..end, ..]), v.slice(s![..end, ..]));
                 let (mut dk, mut dv) = (dk.slice_mut(s![..end, ..]), dv.slice_mut(s![..end, ..]));

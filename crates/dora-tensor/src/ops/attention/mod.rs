@@ -2,17 +2,22 @@
 //! own; query head h reads key head h / (heads / kv_heads). Tokens of one document never see another's.
 //!
 //! q, o (n, heads·D), k, v (n, kv_heads·D). Scores exist for one block of queries of one head at a time. The forward pass
-//! keeps the log-sum-exp of every row; the backward pass computes probabilities again from it (Dao et al., 2022):
+//! keeps the log-sum-exp of every row; the backward pass computes o and probabilities again from it (Dao et al., 2022):
 //! p = e^(s − lse), dp = do·vᵀ, δ = Σ do ⊙ o, ds = p ⊙ (dp − δ), dq = scale·ds·k, dk = scale·dsᵀ·q, dv = pᵀ·do.
 
 mod cpu;
 #[cfg(test)]
 mod tests;
 
-use crate::saved::Saved;
+use crate::profile::{self, Direction};
+use crate::saved::{Recipe, Saved};
+use crate::tape::recording;
 use crate::{Device, Error, Op, Result, Tensor, record};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
+pub const QUERY_BLOCK: usize = 64;
 
 /// Heads of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,19 +79,33 @@ pub fn attention(
     shape: AttentionShape,
     scale: f32,
 ) -> Result<Tensor> {
+    let _running = profile::operation("attention", Direction::Forward);
     let n = documents.tokens();
     check(q, k, v, (n, n), shape)?;
     let (o, lse) = match q.device() {
         Device::Cpu => cpu::forward(q, k, v, documents, shape, scale)?,
     };
-    let (q_, k_, v_, o_) = (q.saved(), k.saved(), v.saved(), o.clone());
-    let saved = || Attention { q: q_, k: k_, v: v_, o: o_, lse, documents: documents.clone(), shape, scale };
-    Ok(record(o, &[q, k, v], saved))
+    let recipe = recording(&[q, k, v]).then(|| {
+        let (q, k, v, documents) = (q.saved(), k.saved(), v.saved(), documents.clone());
+        Arc::new(Recipe::new(move || Ok(cpu::forward(&q.get()?, &k.get()?, &v.get()?, &documents, shape, scale)?.0)))
+    });
+    let saved = || Attention {
+        q: q.saved(),
+        k: k.saved(),
+        v: v.saved(),
+        o: Saved::Again(recipe.clone().expect("made when the result is recorded")),
+        lse,
+        documents: documents.clone(),
+        shape,
+        scale,
+    };
+    Ok(record(o, &[q, k, v], saved).with_shared_recipe(recipe.clone()))
 }
 
 /// Attention of the last tokens of one document, q (n, heads·D), over all of its keys and values (total, kv_heads·D) so far,
 /// their own included; off the tape.
 pub fn attention_cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, scale: f32) -> Result<Tensor> {
+    let _running = profile::operation("attention", Direction::Forward);
     let (n, total) = (q.shape()[0], k.shape()[0]);
     if n > total {
         return Err(Error::argument("attention", format!("{n} queries for {total} keys")));
@@ -111,7 +130,7 @@ struct Attention {
     q: Saved,
     k: Saved,
     v: Saved,
-    o: Tensor,
+    o: Saved,
     lse: Vec<f32>,
     documents: Arc<Documents>,
     shape: AttentionShape,

@@ -1,7 +1,7 @@
 //! Cross-entropy on the CPU, one row of logits at a time.
 
 use crate::Tensor;
-use crate::cpu::{for_row_blocks, simd, softmax_in_place};
+use crate::cpu::{buffer, for_row_blocks, simd, softmax_in_place};
 use rayon::prelude::*;
 
 /// Losses of the rows; with `scale`, logits become their gradient times it.
@@ -9,7 +9,7 @@ pub(super) fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<
     let vocab = logits.len() / rows.len().max(1);
     let row = |(z, &(_, target)): (&mut [f32], &(usize, usize))| {
         let at_target = z[target];
-        let (max, sum) = simd(|| softmax_in_place(z));
+        let (max, sum) = softmax_in_place(z);
         if let Some(scale) = scale {
             simd(|| z.iter_mut().for_each(|p| *p *= scale / sum));
             z[target] -= scale;
@@ -21,8 +21,11 @@ pub(super) fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<
 
 /// Rows of x (n, width) as a matrix of their own.
 pub(super) fn gather(x: &[f32], width: usize, rows: &[(usize, usize)]) -> Tensor {
-    let elements = rows.iter().flat_map(|&(row, _)| &x[row * width..(row + 1) * width]).copied().collect();
-    Tensor::of(elements, &[rows.len(), width])
+    let mut picked = buffer(rows.len() * width);
+    for (to, &(row, _)) in picked.chunks_exact_mut(width.max(1)).zip(rows) {
+        to.copy_from_slice(&x[row * width..(row + 1) * width]);
+    }
+    Tensor::of(picked, &[rows.len(), width])
 }
 
 /// Puts rows back where they came from.

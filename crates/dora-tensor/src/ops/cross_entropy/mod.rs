@@ -10,6 +10,7 @@ mod cpu;
 mod tests;
 
 use super::Matrix;
+use crate::profile::{self, Direction};
 use crate::tape::recording;
 use crate::{Device, Error, Op, Result, Tensor, record};
 
@@ -17,10 +18,11 @@ use crate::{Device, Error, Op, Result, Tensor, record};
 pub const IGNORE: i32 = -100;
 
 /// Logits that exist at a time, at most (but for a single row): 32 MiB.
-const CHUNK: usize = 1 << 23;
+pub const LOGIT_CHUNK: usize = 1 << 23;
 
 /// The loss as a scalar. `targets[t]` is the token to follow row t, or [`IGNORE`].
 pub fn cross_entropy(hidden: &Tensor, head: &Matrix, targets: &[i32], denominator: f32) -> Result<Tensor> {
+    let _running = profile::operation("cross_entropy", Direction::Forward);
     let none = Tensor::zeros(&[0]);
     let trained = match head {
         Matrix::Frozen(_) => &none,
@@ -48,6 +50,7 @@ pub fn cross_entropy(hidden: &Tensor, head: &Matrix, targets: &[i32], denominato
 
 /// The loss of every row that carries a label, in order; off the tape.
 pub fn token_losses(hidden: &Tensor, head: &Matrix, targets: &[i32]) -> Result<Vec<f32>> {
+    let _running = profile::operation("cross_entropy", Direction::Forward);
     let mut losses = Vec::new();
     for_chunks(hidden, head, targets, |mut logits, rows, _| {
         match logits.device() {
@@ -76,7 +79,7 @@ fn for_chunks(
         let message = format!("target {} of row {row} is no token id below {vocab}", *target as i32);
         return Err(Error::argument("cross_entropy", message));
     }
-    for rows in labelled.chunks((CHUNK / vocab.max(1)).max(1)) {
+    for rows in labelled.chunks((LOGIT_CHUNK / vocab.max(1)).max(1)) {
         let x = match hidden.device() {
             Device::Cpu => cpu::gather(hidden.as_f32("cross_entropy")?, width, rows),
         };

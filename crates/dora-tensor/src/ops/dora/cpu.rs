@@ -1,6 +1,9 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
-use crate::cpu::{column_sums, for_row_blocks, simd};
+use super::norms::Terms;
+use crate::cpu::{Stored, buffer, column_sums, for_row_panels, product, scale_each_row};
+use crate::ops::linear::cpu::{add_bias, view};
+use crate::ops::lora::cpu::Expansion;
 use crate::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -9,29 +12,61 @@ pub(super) fn gain(m: &[f32], n: &[f32]) -> Vec<f32> {
     m.iter().zip(n).map(|(m, &n)| if n == 0.0 { 1.0 } else { m / n }).collect()
 }
 
-/// Every row of x times gain.
-pub(super) fn scale_rows(x: &mut [f32], gain: &[f32]) {
-    for_row_blocks(x, gain.len(), |_, rows| {
-        for row in rows.chunks_exact_mut(gain.len()) {
-            simd(|| row.iter_mut().zip(gain).for_each(|(x, g)| *x *= g));
-        }
-    });
+/// Where the norms of a panel's rows come from.
+pub(super) enum Norms<'a> {
+    Known(&'a [f32]),
+    From(Terms<'a>),
 }
 
-/// y = x·Wᵀ becomes y − (z − low) + g ⊙ z, where low = s·h·Bᵀ, so that z − low = x̃·Wᵀ.
-pub(super) fn compose(y: &mut [f32], z: &[f32], low: &[f32], gain: &[f32]) {
-    let width = gain.len();
-    for_row_blocks(y, width, |first, rows| {
-        for (i, y) in rows.chunks_exact_mut(width).enumerate() {
-            let range = (first + i) * width..(first + i + 1) * width;
-            let (z, low) = (&z[range.clone()], &low[range]);
-            simd(|| {
-                for (((y, z), low), g) in y.iter_mut().zip(z).zip(low).zip(gain) {
-                    *y += low + (g - 1.0) * z;
+/// A layer's base and magnitudes.
+pub(super) struct Layer<'a> {
+    pub weight: &'a dyn Stored,
+    pub m: &'a [f32],
+    pub norms: Norms<'a>,
+    pub bias: Option<&'a [f32]>,
+}
+
+/// Gives y, z̃ with dropout, and the norms. A panel of W is scaled by the gain before its product, so that y is written once.
+pub(super) fn forward(
+    x: &Tensor,
+    dropped: Option<&Tensor>,
+    layer: &Layer,
+    low: &Expansion,
+) -> Result<(Tensor, Option<Tensor>, Tensor)> {
+    let (x, out) = (x.view2("dora", "x")?, layer.m.len());
+    let dropped = dropped.map(|x| x.view2("dora", "x")).transpose()?;
+    let shape = (x.nrows(), out);
+    let mut y = buffer(shape.0 * out);
+    let mut z = dropped.is_some().then(|| buffer(shape.0 * out));
+    let outputs = std::iter::once(&mut y).chain(&mut z).map(|v| view(v, shape)).collect();
+    let norms = for_row_panels(layer.weight, outputs, |rows, mut panel, parts| {
+        let n = match &layer.norms {
+            Norms::Known(n) => n[rows.clone()].to_vec(),
+            Norms::From(terms) => terms.norms(rows.clone(), panel.view()),
+        };
+        let gain = gain(&layer.m[rows.clone()], &n);
+        let mut parts = parts.into_iter();
+        let mut y = parts.next().expect("y is always asked for");
+        match (dropped, parts.next()) {
+            (Some(dropped), Some(mut z)) => {
+                product(x, panel.t(), y.view_mut(), 1.0, 0.0);
+                product(dropped, panel.t(), z.view_mut(), 1.0, 0.0);
+                for (mut y, z) in y.rows_mut().into_iter().zip(z.rows()) {
+                    y.iter_mut().zip(z).zip(&gain).for_each(|((y, z), g)| *y += (g - 1.0) * z);
                 }
-            });
+                low.add(rows.clone(), None, z);
+            }
+            _ => {
+                scale_each_row(panel.view_mut(), &gain);
+                product(x, panel.t(), y.view_mut(), 1.0, 0.0);
+            }
         }
+        low.add(rows.clone(), Some(&gain), y.view_mut());
+        add_bias(y, layer.bias.map(|b| &b[rows]));
+        n
     });
+    let tensor = |v| Tensor::of(v, &[shape.0, out]);
+    Ok((tensor(y), z.map(tensor), Tensor::of(norms.concat(), &[out])))
 }
 
 /// Whether a row of norm n > 0 has an m too small to divide by.
@@ -65,11 +100,4 @@ pub(super) fn magnitude_gradient(
 pub(super) fn row_norms(w: &[f32], inner: usize) -> Vec<f32> {
     let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32;
     w.par_chunks_exact(inner.max(1)).map(norm).collect()
-}
-
-/// Row i of w times gain[i].
-pub(super) fn scale_each_row(w: &mut [f32], gain: &[f32]) {
-    let inner = w.len().checked_div(gain.len()).unwrap_or(0);
-    let rows = w.par_chunks_exact_mut(inner.max(1)).zip(gain);
-    rows.for_each(|(row, g)| simd(|| row.iter_mut().for_each(|x| *x *= g)));
 }

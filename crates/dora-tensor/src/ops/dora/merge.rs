@@ -2,8 +2,9 @@
 //! place where a dense (out, in) update exists, for writing a plain checkpoint.
 
 use super::super::LowRank;
-use super::super::linear::cpu::accumulate;
+use super::super::linear::cpu::{accumulate, matrix};
 use super::cpu;
+use crate::cpu::scale_each_row;
 use crate::{Device, Result, Tensor, Weight};
 
 /// The merged weight in `f32`. Norms are taken from the merged rows themselves, summed in f64.
@@ -17,7 +18,7 @@ pub fn merged(weight: &dyn Weight, update: &LowRank, magnitude: Option<&Tensor>)
             if let Some(m) = magnitude {
                 m.expect_shape("merge", "magnitude", &[out])?;
                 let gain = cpu::gain(m.as_f32("merge")?, &cpu::row_norms(w.as_f32("merge")?, inner));
-                cpu::scale_each_row(w.make_mut(), &gain);
+                scale_each_row(matrix(&mut w), &gain);
             }
         }
     }

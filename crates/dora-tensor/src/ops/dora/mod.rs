@@ -15,13 +15,16 @@ mod norms;
 mod tests;
 
 pub use merge::merged;
+use norms::Terms;
 pub use norms::dora_norms;
 
 use super::LowRank;
-use super::linear::{add_bias, cpu::row_sum};
+use super::linear::{self, cpu::row_sum};
+use crate::profile::{self, Direction};
 use crate::saved::Saved;
+use crate::tensor::Output;
 use crate::{Device, Op, Result, Tensor, Weight, record};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Where the row norms of W + sBA come from.
 #[derive(Debug, Clone, Copy)]
@@ -41,53 +44,38 @@ pub fn dora_linear(
     magnitude: &Tensor,
     norms: Norms,
 ) -> Result<(Tensor, Tensor)> {
-    let (out, _) = weight.shape();
+    let _running = profile::operation("dora", Direction::Forward);
+    let (out, inner) = weight.shape();
     update.check(weight.shape())?;
+    x.rows_of("x", "in", inner)?;
     magnitude.expect_shape("dora", "magnitude", &[out])?;
     let dropped = update.dropout.is_some().then(|| update.drop(x)).transpose()?;
-    let a = update.a.detach();
-    let mut inputs = vec![x];
-    inputs.extend(&dropped);
-    if let Norms::From(_) = norms {
-        inputs.push(&a);
-    }
-    let mut products = weight.apply_each(&inputs)?;
-    let n = match norms {
-        Norms::Known(n) => n.clone(),
-        Norms::From(base) => {
-            let cross = products.pop().expect("a product for each input");
-            norms::from_cross(weight, update, base, &cross)?
+    let h = update.project(dropped.as_ref().unwrap_or(x))?;
+    let (y, saved_z, n) = match x.device() {
+        Device::Cpu => {
+            let norms = match norms {
+                Norms::Known(n) => {
+                    n.expect_shape("dora", "norms", &[out])?;
+                    cpu::Norms::Known(n.as_f32("dora")?)
+                }
+                Norms::From(base) => cpu::Norms::From(Terms::new(update, base, out)?),
+            };
+            let bias = linear::bias(bias, out)?;
+            let layer = cpu::Layer { weight: weight.stored(), m: magnitude.as_f32("dora")?, norms, bias };
+            cpu::forward(x, dropped.as_ref(), &layer, &update.expansion(&h)?)?
         }
     };
-    n.expect_shape("dora", "norms", &[out])?;
-    let h = update.project(dropped.as_ref().unwrap_or(x))?;
-    let mut z = products.pop().expect("a product for each input");
-    update.expand(&h, &mut z)?;
-    let gain = match x.device() {
+    let gain = match y.device() {
         Device::Cpu => cpu::gain(magnitude.as_f32("dora")?, n.as_f32("dora")?),
     };
-    let mut saved_z = None;
-    let mut y = match (x.device(), products.pop()) {
-        (Device::Cpu, None) => {
-            cpu::scale_rows(z.make_mut(), &gain);
-            z
-        }
-        (Device::Cpu, Some(mut y)) => {
-            // z is x̃·Wᵀ + s·h·Bᵀ here, and y = x·Wᵀ: what dropout takes from the base is s·h·Bᵀ − z.
-            let mut low = Tensor::zeros(z.shape());
-            update.expand(&h, &mut low)?;
-            cpu::compose(y.make_mut(), z.as_f32("dora")?, low.as_f32("dora")?, &gain);
-            saved_z = Some(z);
-            y
-        }
-    };
-    add_bias(&mut y, bias)?;
     let none = Tensor::zeros(&[0]);
-    let value = y.clone();
+    let without_dropout = saved_z.is_none();
+    let output = Arc::new(Mutex::new(Saved::Kept(y.clone())));
+    let kept = output.clone();
     let saved = || Dora {
         x: x.saved(),
         h,
-        output: saved_z.map_or(Kept::Output(value), Kept::Dropped),
+        output: saved_z.map_or(Kept::Output(kept), Kept::Dropped),
         weight: weight.clone(),
         bias: bias.map(Tensor::detach),
         update: update.detach(),
@@ -95,13 +83,14 @@ pub fn dora_linear(
         norms: n.clone(),
         gain,
     };
-    Ok((record(y, &[x, &update.a, &update.b, magnitude, bias.unwrap_or(&none)], saved), n.clone()))
+    let y = record(y, &[x, &update.a, &update.b, magnitude, bias.unwrap_or(&none)], saved);
+    Ok((if without_dropout { y.with_output(output) } else { y }, n.clone()))
 }
 
 /// What the gradient of m is computed from.
 enum Kept {
-    /// y.
-    Output(Tensor),
+    /// y, or how it can be computed again.
+    Output(Output),
     /// z̃, with dropout.
     Dropped(Tensor),
 }
@@ -125,13 +114,13 @@ impl Dora {
         let z = match &self.output {
             Kept::Dropped(z) => z.clone(),
             Kept::Output(_) if cpu::vanishes(m, n) => {
-                let mut z = self.weight.apply(&self.x.get()?)?;
-                self.update.expand(&self.h, &mut z)?;
-                z
+                let (x, expansion) = (self.x.get()?, self.update.expansion(&self.h)?);
+                super::lora::cpu::forward(&x, self.weight.stored(), &expansion, None)?
             }
             Kept::Output(y) => {
                 let bias = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
-                return cpu::magnitude_gradient(dy, y, bias, m, n);
+                let y = y.lock().expect("no pass panicked").get()?;
+                return cpu::magnitude_gradient(dy, &y, bias, m, n);
             }
         };
         cpu::magnitude_gradient(dy, &z, None, n, n)
@@ -143,34 +132,12 @@ impl Op for Dora {
         "dora"
     }
 
-    fn backward(self: Box<Self>, mut grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let dm = needs[3].then(|| self.magnitude_gradient(&grad)).transpose()?;
         let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
-        let mut straight = None;
-        let mut through = None;
-        if let (true, Kept::Dropped(_), Some(mask)) = (needs[0], &self.output, self.update.dropout) {
-            let mut rest = grad.clone();
-            let less: Vec<f32> = self.gain.iter().map(|g| g - 1.0).collect();
-            match grad.device() {
-                Device::Cpu => cpu::scale_rows(rest.make_mut(), &less),
-            }
-            let mut both = self.weight.apply_transposed_each(&[&grad, &rest])?;
-            through = both.pop().map(|part| mask.apply(part)).transpose()?;
-            straight = both.pop();
-        }
-        match grad.device() {
-            Device::Cpu => cpu::scale_rows(grad.make_mut(), &self.gain),
-        }
-        let mut dx = match straight {
-            Some(dx) => Some(dx),
-            None => needs[0].then(|| self.weight.apply_transposed(&grad)).transpose()?,
-        };
-        let (da, db) = self.update.backward(&self.x.get()?, &self.h, &grad, dx.as_mut())?;
-        if let (Some(dx), Some(part)) = (&mut dx, through) {
-            match part.device() {
-                Device::Cpu => crate::cpu::add_assign(dx.make_mut(), part.as_f32("dora")?),
-            }
-        }
+        let gain = Some(self.gain.as_slice());
+        let (da, db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, gain)?;
+        let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, gain)).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dm, dbias])
     }
 }

@@ -1,10 +1,10 @@
 //! Embedding on the CPU: gather, and scatter-add in token order.
 
 use crate::Elements;
-use crate::cpu::Half;
+use crate::cpu::{Widen, buffer, zeros};
 
 pub(super) fn forward(ids: &[u32], table: Elements, width: usize) -> Vec<f32> {
-    let mut y = vec![0.0; ids.len() * width];
+    let mut y = buffer(ids.len() * width);
     for (out, &id) in y.chunks_exact_mut(width.max(1)).zip(ids) {
         let row = id as usize * width..(id as usize + 1) * width;
         match table {
@@ -17,7 +17,7 @@ pub(super) fn forward(ids: &[u32], table: Elements, width: usize) -> Vec<f32> {
 }
 
 pub(super) fn backward(ids: &[u32], dy: &[f32], vocab: usize, width: usize) -> Vec<f32> {
-    let mut table = vec![0.0; vocab * width];
+    let mut table = zeros(vocab * width);
     for (dy, &id) in dy.chunks_exact(width.max(1)).zip(ids) {
         let row = &mut table[id as usize * width..(id as usize + 1) * width];
         row.iter_mut().zip(dy).for_each(|(t, d)| *t += d);

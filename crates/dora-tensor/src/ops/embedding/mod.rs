@@ -4,10 +4,12 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::{Device, Error, Op, Result, Tensor, record};
 
 /// Rows of `table` (V, C) by token id: (n, C) in `f32`.
 pub fn embedding(ids: &[u32], table: &Tensor) -> Result<Tensor> {
+    let _running = profile::operation("embedding", Direction::Forward);
     let (vocab, width) = table.dims2("embedding", "table")?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
         return Err(Error::argument("embedding", format!("token id {id} is beyond the embedding's {vocab} rows")));

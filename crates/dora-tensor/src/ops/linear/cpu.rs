@@ -1,15 +1,21 @@
 //! Pieces of linear layers on the CPU.
 
-use crate::cpu::{column_sums, for_row_blocks, matmul, simd};
+use crate::cpu::{buffer, column_sums, matmul};
 use crate::{Result, Tensor};
 use ndarray::ArrayViewMut2;
 
-pub(crate) fn add_bias(y: &mut [f32], bias: &[f32]) {
-    for_row_blocks(y, bias.len(), |_, rows| {
-        for row in rows.chunks_exact_mut(bias.len()) {
-            simd(|| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
-        }
-    });
+/// Every row of y plus b, where there is one.
+pub(crate) fn add_bias(mut y: ArrayViewMut2<f32>, bias: Option<&[f32]>) {
+    let Some(bias) = bias else { return };
+    for mut row in y.rows_mut() {
+        row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+    }
+}
+
+/// A tensor's elements as a matrix to write to; copied first where another tensor shares them.
+pub(crate) fn matrix(x: &mut Tensor) -> ArrayViewMut2<'_, f32> {
+    let shape = (x.shape()[0], x.shape()[1]);
+    view(x.make_mut(), shape)
 }
 
 /// scale · dyᵀ·x: (out, in) from (n, out) and (n, in).
@@ -20,7 +26,7 @@ pub(crate) fn outer(dy: &Tensor, x: &Tensor, scale: f32) -> Result<Tensor> {
 /// scale · a·b as a new tensor.
 pub(crate) fn product(a: ndarray::ArrayView2<f32>, b: ndarray::ArrayView2<f32>, scale: f32) -> Result<Tensor> {
     let shape = (a.nrows(), b.ncols());
-    let mut out = vec![0.0; shape.0 * shape.1];
+    let mut out = buffer(shape.0 * shape.1);
     matmul(a, b, view(&mut out, shape), scale, 0.0);
     Ok(Tensor::of(out, &[shape.0, shape.1]))
 }

@@ -5,6 +5,7 @@ pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
@@ -46,8 +47,12 @@ impl Matrix {
 
 /// x·Wᵀ + b.
 pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
+    let _running = profile::operation("linear", Direction::Forward);
     let mut y = weight.apply(x)?;
-    add_bias(&mut y, bias)?;
+    let elements = self::bias(bias, y.shape()[1])?;
+    match y.device() {
+        Device::Cpu => cpu::add_bias(cpu::matrix(&mut y), elements),
+    }
     let none = Tensor::zeros(&[0]);
     let trained = match weight {
         Matrix::Frozen(_) => &none,
@@ -57,18 +62,13 @@ pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tens
     Ok(record(y, &[x, trained, bias.unwrap_or(&none)], saved))
 }
 
-/// y += b for every row.
-pub(crate) fn add_bias(y: &mut Tensor, bias: Option<&Tensor>) -> Result<()> {
-    if let Some(bias) = bias {
-        let width = y.shape()[1];
-        if bias.shape() != [width] {
-            return Err(Error::shape("linear", "bias", bias.shape(), format!("(out) = ({width})")));
-        }
-        match y.device() {
-            Device::Cpu => cpu::add_bias(y.make_mut(), bias.as_f32("linear")?),
-        }
+/// The elements of b (out), where there is one.
+pub(crate) fn bias(bias: Option<&Tensor>, width: usize) -> Result<Option<&[f32]>> {
+    match bias {
+        Some(b) if b.shape() != [width] => Err(Error::shape("linear", "bias", b.shape(), format!("(out) = ({width})"))),
+        Some(b) => Ok(Some(b.as_f32("linear")?)),
+        None => Ok(None),
     }
-    Ok(())
 }
 
 struct Linear {

@@ -2,11 +2,13 @@
 //! B (out, r) over a frozen W (out, in). B·A is never formed, and of x̃ only x is kept: the mask is drawn again.
 //! Backward: dh = s·dy·B, dB = s·dyᵀ·h, dA = dhᵀ·x̃, dx = dy·W + dropout(dh·A), db = Σ_rows dy.
 
+pub(crate) mod cpu;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use super::Dropout;
-use super::linear::{add_bias, cpu};
+use super::linear::{self, cpu::row_sum};
+use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::{Device, Error, Op, Result, Tensor, Weight, record};
 use std::sync::Arc;
@@ -26,11 +28,13 @@ pub struct LowRank {
 
 /// x·Wᵀ + s·dropout(x)·Aᵀ·Bᵀ + b.
 pub fn lora_linear(x: &Tensor, weight: &Arc<dyn Weight>, bias: Option<&Tensor>, update: &LowRank) -> Result<Tensor> {
+    let _running = profile::operation("lora", Direction::Forward);
     update.check(weight.shape())?;
-    let mut y = weight.apply(x)?;
+    x.rows_of("x", "in", weight.shape().1)?;
     let h = update.project(&update.drop(x)?)?;
-    update.expand(&h, &mut y)?;
-    add_bias(&mut y, bias)?;
+    let y = match x.device() {
+        Device::Cpu => cpu::forward(x, weight.stored(), &update.expansion(&h)?, linear::bias(bias, weight.shape().0)?)?,
+    };
     let none = Tensor::zeros(&[0]);
     let saved = || Lora { x: x.saved(), h, weight: weight.clone(), update: update.detach() };
     Ok(record(y, &[x, &update.a, &update.b, bias.unwrap_or(&none)], saved))
@@ -49,9 +53,9 @@ impl Op for Lora {
     }
 
     fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
-        let mut dx = needs[0].then(|| self.weight.apply_transposed(&grad)).transpose()?;
-        let (da, db) = self.update.backward(&self.x.get()?, &self.h, &grad, dx.as_mut())?;
-        let dbias = needs[3].then(|| cpu::row_sum(&grad)).transpose()?;
+        let (da, db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, None)?;
+        let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, None)).transpose()?;
+        let dbias = needs[3].then(|| row_sum(&grad)).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dbias])
     }
 }
@@ -82,41 +86,52 @@ impl LowRank {
     /// h = x̃·Aᵀ.
     pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
         match x.device() {
-            Device::Cpu => cpu::product(x.view2("lora", "x")?, self.a.view2("lora", "A")?.t(), 1.0),
+            Device::Cpu => linear::cpu::product(x.view2("lora", "x")?, self.a.view2("lora", "A")?.t(), 1.0),
         }
     }
 
-    /// y += s·h·Bᵀ.
-    pub(super) fn expand(&self, h: &Tensor, y: &mut Tensor) -> Result<()> {
-        match h.device() {
-            Device::Cpu => cpu::accumulate(h.view2("lora", "h")?, self.b.view2("lora", "B")?.t(), y, self.scaling),
-        }
+    /// s·h·Bᵀ, not computed yet.
+    pub(super) fn expansion<'a>(&'a self, h: &'a Tensor) -> Result<cpu::Expansion<'a>> {
+        Ok(cpu::Expansion { h: h.view2("lora", "h")?, b: self.b.view2("lora", "B")?, scaling: self.scaling })
     }
 
-    /// Gives dA and dB for the gradient dz (n, out) of the update's output, and adds the update's part to dx.
+    /// Gives dA, dB and dh for the gradient dz (n, out) of the update's output, where dz = gain ⊙ dy (or dy).
     pub(super) fn backward(
         &self,
         x: &Tensor,
         h: &Tensor,
-        dz: &Tensor,
-        dx: Option<&mut Tensor>,
-    ) -> Result<(Tensor, Tensor)> {
-        match dz.device() {
+        dy: &Tensor,
+        gain: Option<&[f32]>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        match dy.device() {
             Device::Cpu => {
-                let db = cpu::outer(dz, h, self.scaling)?;
-                let dh = cpu::product(dz.view2("lora", "dz")?, self.b.view2("lora", "B")?, self.scaling)?;
-                let da = cpu::outer(&dh, &self.drop(x)?, 1.0)?;
-                match (dx, self.dropout) {
-                    (None, _) => {}
-                    (Some(dx), None) => {
-                        cpu::accumulate(dh.view2("lora", "dh")?, self.a.view2("lora", "A")?, dx, 1.0)?;
-                    }
-                    (Some(dx), Some(mask)) => {
-                        let part = cpu::product(dh.view2("lora", "dh")?, self.a.view2("lora", "A")?, 1.0)?;
-                        crate::cpu::add_assign(dx.make_mut(), mask.apply(part)?.as_f32("lora")?);
-                    }
+                let mut db = linear::cpu::outer(dy, h, self.scaling)?;
+                let mut b = self.b.detach();
+                if let Some(gain) = gain {
+                    crate::cpu::scale_each_row(linear::cpu::matrix(&mut db), gain);
+                    crate::cpu::scale_each_row(linear::cpu::matrix(&mut b), gain);
                 }
-                Ok((da, db))
+                let dh = linear::cpu::product(dy.view2("lora", "dy")?, b.view2("lora", "B")?, self.scaling)?;
+                let da = linear::cpu::outer(&dh, &self.drop(x)?, 1.0)?;
+                Ok((da, db, dh))
+            }
+        }
+    }
+
+    /// dx = dz·W + dh·A for dz = gain ⊙ dy (or dy). With dropout: dy·W + dropout(((gain − 1) ⊙ dy)·W + dh·A).
+    pub(super) fn input_gradient(
+        &self,
+        weight: &dyn Weight,
+        dy: &Tensor,
+        dh: &Tensor,
+        gain: Option<&[f32]>,
+    ) -> Result<Tensor> {
+        match (dy.device(), self.dropout) {
+            (Device::Cpu, None) => cpu::input_gradient(weight.stored(), dy, dh, &self.a, gain),
+            (Device::Cpu, Some(mask)) => {
+                let (mut dx, through) = cpu::dropped_input_gradient(weight.stored(), dy, dh, &self.a, gain)?;
+                crate::cpu::add_assign(dx.make_mut(), mask.apply(through)?.as_f32("lora")?);
+                Ok(dx)
             }
         }
     }

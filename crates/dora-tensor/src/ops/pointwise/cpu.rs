@@ -1,6 +1,6 @@
 //! Pointwise operations on the CPU.
 
-use crate::cpu::{for_row_blocks, simd};
+use crate::cpu::{buffer, for_row_blocks, simd};
 
 #[inline(always)]
 pub(super) fn map(a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32, f32) -> f32) {
@@ -8,7 +8,7 @@ pub(super) fn map(a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32, f32)
 }
 
 pub(super) fn forward(f: fn(&[f32], &[f32], &mut [f32]), a: &[f32], b: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; a.len()];
+    let mut y = buffer(a.len());
     backward(f, a, b, &mut y);
     y
 }

@@ -4,6 +4,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::{Device, Op, Result, Tensor, record};
 
 /// A row of the table: y = f(a, b).
@@ -40,6 +41,7 @@ impl Pointwise {
 
 /// y = f(a, b), element by element.
 pub fn pointwise(row: &'static Pointwise, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let _running = profile::operation(row.name, Direction::Forward);
     b.expect_shape(row.name, "b", a.shape())?;
     let y = match a.device() {
         Device::Cpu => cpu::forward(row.f, a.as_f32(row.name)?, b.as_f32(row.name)?),

@@ -1,6 +1,6 @@
 //! Root-mean-square norm on the CPU.
 
-use crate::cpu::{column_sums, dot, for_row_blocks, map_blocks, simd};
+use crate::cpu::{buffer, column_sums, dot, for_row_blocks, map_blocks, simd};
 
 /// 1/√(mean(x²) + eps) of every row.
 pub(super) fn rstd(x: &[f32], width: usize, eps: f32) -> Vec<f32> {
@@ -17,7 +17,7 @@ pub(super) fn rstd(x: &[f32], width: usize, eps: f32) -> Vec<f32> {
 
 pub(super) fn forward(x: &[f32], weight: &[f32], rstd: &[f32]) -> Vec<f32> {
     let width = weight.len();
-    let mut y = vec![0.0; x.len()];
+    let mut y = buffer(x.len());
     for_row_blocks(&mut y, width, |first, y| {
         for (i, y) in y.chunks_exact_mut(width).enumerate() {
             let (x, rstd) = (&x[(first + i) * width..(first + i + 1) * width], rstd[first + i]);

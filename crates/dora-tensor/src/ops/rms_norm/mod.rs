@@ -5,11 +5,13 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::saved::Recipe;
 use crate::{Device, Op, Result, Tensor, record};
 
 /// y (n, C) from x (n, C) and weight (C).
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let _running = profile::operation("rms_norm", Direction::Forward);
     let (n, width) = x.dims2("rms_norm", "x")?;
     weight.expect_shape("rms_norm", "weight", &[width])?;
     let rstd = match x.device() {

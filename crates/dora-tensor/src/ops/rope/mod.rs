@@ -5,6 +5,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::saved::Recipe;
 use crate::{Device, Error, Op, Result, Tensor, record};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ impl RopeTable {
 
 /// Turns every head of x (n, heads·D) by its row's position.
 pub fn rope(x: &Tensor, positions: &Arc<Vec<u32>>, table: &Arc<RopeTable>) -> Result<Tensor> {
+    let _running = profile::operation("rope", Direction::Forward);
     let (n, width) = x.dims2("rope", "x")?;
     let head_dim = 2 * table.half;
     if head_dim == 0 || width % head_dim != 0 {

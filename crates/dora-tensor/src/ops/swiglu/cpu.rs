@@ -1,6 +1,6 @@
 //! SwiGLU on the CPU.
 
-use crate::cpu::{exp, for_row_blocks, simd};
+use crate::cpu::{buffer, exp, for_row_blocks, simd};
 use rayon::prelude::*;
 
 #[inline(always)]
@@ -9,7 +9,7 @@ fn sigmoid(g: f32) -> f32 {
 }
 
 pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; gate.len()];
+    let mut y = buffer(gate.len());
     for_row_blocks(&mut y, 1, |first, y| {
         simd(|| y.iter_mut().zip(&gate[first..]).zip(&up[first..]).for_each(|((y, &g), u)| *y = g * sigmoid(g) * u));
     });
@@ -19,7 +19,7 @@ pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
 /// Gives dgate and turns dy into dup.
 pub(super) fn backward(gate: &[f32], up: &[f32], dy: &mut [f32]) -> Vec<f32> {
     const BLOCK: usize = 16_384;
-    let mut dgate = vec![0.0; gate.len()];
+    let mut dgate = buffer(gate.len());
     let blocks = dgate.par_chunks_mut(BLOCK).zip(dy.par_chunks_mut(BLOCK));
     blocks.zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK)).for_each(|(((dgate, dy), gate), up)| {
         simd(|| {

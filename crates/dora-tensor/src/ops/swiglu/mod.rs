@@ -5,11 +5,13 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use crate::profile::{self, Direction};
 use crate::saved::Recipe;
 use crate::{Device, Op, Result, Tensor, record};
 
 /// silu(gate) ⊙ up.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let _running = profile::operation("swiglu", Direction::Forward);
     up.expect_shape("swiglu", "up", gate.shape())?;
     let recipe = || {
         let (gate, up) = (gate.detach(), up.detach());

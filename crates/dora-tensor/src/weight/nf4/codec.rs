@@ -1,7 +1,7 @@
 //! Elements to 4-bit codes and back. A full block is multiplied by 1/absmax, a trailing part of one is divided by it, as
 //! bitsandbytes does; the code is the number of midpoints between code values that lie below, so ties go to the lower code.
 
-use crate::cpu::{Half, simd};
+use crate::cpu::{Widen, simd};
 use crate::{Elements, Error, Result};
 use rayon::prelude::*;
 
@@ -43,8 +43,8 @@ const SMALLEST: f32 = 1e-38;
 pub(super) fn quantize(elements: Elements, block: usize) -> Result<(Vec<u8>, Vec<f32>)> {
     match elements {
         Elements::F32(v) => blocks(v, block, |x| x),
-        Elements::BF16(v) => blocks(v, block, Half::widen),
-        Elements::F16(v) => blocks(v, block, Half::widen),
+        Elements::BF16(v) => blocks(v, block, Widen::widen),
+        Elements::F16(v) => blocks(v, block, Widen::widen),
     }
 }
 

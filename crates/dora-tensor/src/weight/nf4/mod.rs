@@ -13,8 +13,8 @@ pub use codec::QUANT_MAP;
 pub use scales::{Nf4Scales, nested_quant_map};
 
 use super::Weight;
-use super::dense::products;
 use crate::cpu::{self, Stored, map_blocks};
+use crate::profile;
 use crate::{Error, Result, SharedBytes, Tensor};
 use std::fmt;
 use std::ops::Range;
@@ -104,6 +104,7 @@ impl Stored for Nf4Weight {
 
     fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
         let inner = self.0.shape.1;
+        profile::bytes(rows.len() * columns.len() / 2);
         if columns.len() == inner {
             return self.decode(rows.start * inner, &mut out[..rows.len() * inner]);
         }
@@ -118,14 +119,8 @@ impl Weight for Nf4Weight {
         self.0.shape
     }
 
-    fn apply_each(&self, xs: &[&Tensor]) -> Result<Vec<Tensor>> {
-        let (out, inner) = self.0.shape;
-        products(xs, ("x", "in"), inner, out, |xs, ys| cpu::matmul_stored_nt(xs, self, ys))
-    }
-
-    fn apply_transposed_each(&self, dys: &[&Tensor]) -> Result<Vec<Tensor>> {
-        let (out, inner) = self.0.shape;
-        products(dys, ("dy", "out"), out, inner, |dys, dxs| cpu::matmul_stored_nn(dys, self, dxs))
+    fn stored(&self) -> &dyn Stored {
+        self
     }
 
     fn row_norms_squared(&self) -> Result<Tensor> {

@@ -1,0 +1,60 @@
+//! `--profile`: where the time of the steps went, by operation: share of the wall time, calls, GFLOP/s of its matrix products,
+//! GB/s of its operands and results.
+
+use dora_tensor::profile::{Direction, Total, finish};
+use serde_json::{Value, json};
+
+/// What was counted since `dora_tensor::profile::start`, which was `seconds` ago.
+pub struct Profile {
+    seconds: f64,
+    rows: Vec<(String, Total)>,
+}
+
+impl Profile {
+    /// Ends counting.
+    pub fn take(seconds: f64) -> Self {
+        let name = |op: &str, direction| match direction {
+            Direction::Forward => format!("{op} forward"),
+            Direction::Backward => format!("{op} backward"),
+            Direction::Update => op.to_owned(),
+        };
+        let mut rows: Vec<_> = finish().into_iter().map(|(op, direction, t)| (name(op, direction), t)).collect();
+        let rest = seconds - rows.iter().map(|(_, total)| total.seconds).sum::<f64>();
+        rows.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
+        rows.push(("all else".into(), Total { seconds: rest, ..Total::default() }));
+        Profile { seconds, rows }
+    }
+
+    /// As text, a line an operation.
+    pub fn table(&self) -> String {
+        let mut lines = vec![format!(
+            "{:<24} {:>6} {:>8} {:>9} {:>9} {:>8}",
+            "operation", "share", "calls", "s", "GFLOP/s", "GB/s"
+        )];
+        let rate = |amount: u64, seconds: f64| match amount {
+            0 => String::new(),
+            _ => format!("{:.1}", amount as f64 / seconds / 1e9),
+        };
+        for (name, Total { calls, seconds, flops, bytes }) in &self.rows {
+            let share = 100.0 * seconds / self.seconds;
+            let (gflops, gbytes) = (rate(*flops, *seconds), rate(*bytes, *seconds));
+            lines.push(format!("{name:<24} {share:>5.1}% {calls:>8} {seconds:>9.3} {gflops:>9} {gbytes:>8}"));
+        }
+        let flops = self.rows.iter().map(|(_, total)| total.flops).sum::<u64>();
+        lines.push(format!(
+            "{:<24} {:>6} {:>8} {:>9.3} {:>9}",
+            "total",
+            "",
+            "",
+            self.seconds,
+            rate(flops, self.seconds)
+        ));
+        lines.join("\n")
+    }
+
+    /// As an object for `run.json`.
+    pub fn json(&self) -> Value {
+        let row = |(name, t): &(String, Total)| json!({"operation": name, "calls": t.calls, "seconds": t.seconds, "flops": t.flops, "bytes": t.bytes});
+        json!({"seconds": self.seconds, "operations": self.rows.iter().map(row).collect::<Vec<_>>()})
+    }
+}

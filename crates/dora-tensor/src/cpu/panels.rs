@@ -1,0 +1,177 @@
+//! Products with a frozen matrix W (out, in), a panel of it at a time: the panel is brought into scratch that fits a core's
+//! cache, in `f32` and row-major whatever W is stored in, changed there if need be (DoRA's gain scales its rows), and multiplied
+//! on the same thread. A mapped `f32` file is copied too: products read it many times, and pages of a file are slow to jump
+//! about in. Sizes of panels depend on W's shape alone.
+
+use super::matmul::product;
+use super::{scratch, simd};
+use half::{bf16, f16};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// An element that widens to `f32`.
+pub trait Widen: Copy + Sync {
+    /// Widens.
+    fn widen(self) -> f32;
+}
+
+impl Widen for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Widen for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Widen for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// A stored matrix W whose elements widen to `f32`, a rectangle at a time.
+pub trait Stored: Sync {
+    /// (rows, columns).
+    fn dim(&self) -> (usize, usize);
+    /// Widens a rectangle into `out`, row-major.
+    fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]);
+}
+
+/// Widens a rectangle of the row-major matrix `w` of rows of `width`.
+pub fn widen_rectangle<T: Widen>(w: &[T], width: usize, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+    for (row, out) in rows.zip(out.chunks_exact_mut(columns.len().max(1))) {
+        let row = &w[row * width..(row + 1) * width][columns.clone()];
+        simd(|| out.iter_mut().zip(row).for_each(|(o, x)| *o = x.widen()));
+    }
+}
+
+/// Elements of a panel: 1 MiB, about a core's second-level cache.
+pub const PANEL: usize = 1 << 18;
+/// Rows or columns that a panel is a multiple of: three vectors of 16, the width of a register block of `gemm`.
+const STRIPE: usize = 48;
+
+fn widened<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(ArrayViewMut2<f32>) -> T) -> T {
+    let dim = (rows.len(), columns.len());
+    scratch(dim.0 * dim.1, |buffer| {
+        w.widen_into(rows, columns, buffer);
+        f(ArrayViewMut2::from_shape(dim, buffer).expect("the scratch has the panel's size"))
+    })
+}
+
+/// Calls `f(rows, W[rows], parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
+/// gives the results in order.
+pub fn for_row_panels<T: Send>(
+    w: &dyn Stored,
+    ys: Vec<ArrayViewMut2<f32>>,
+    f: impl Fn(Range<usize>, ArrayViewMut2<f32>, Vec<ArrayViewMut2<f32>>) -> T + Sync,
+) -> Vec<T> {
+    let (out, inner) = w.dim();
+    let fitting = (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE);
+    let size = fitting.min(out.div_ceil(16).next_multiple_of(STRIPE)).max(1);
+    let panels = column_panels(ys, out, size).into_par_iter().enumerate();
+    let run = |(i, parts): (usize, Vec<_>)| {
+        let rows = i * size..out.min((i + 1) * size);
+        widened(w, rows.clone(), 0..inner, |panel| f(rows, panel, parts))
+    };
+    panels.map(run).collect()
+}
+
+/// Calls `f(rows, columns, W[rows, columns], parts)` for panels of W, where `parts` are the columns `columns` of every dx
+/// (n, in): for each run of columns in parallel, rows from first to last on one thread. Without rows, once with none.
+pub fn for_column_panels(
+    w: &dyn Stored,
+    dxs: Vec<ArrayViewMut2<f32>>,
+    f: impl Fn(Range<usize>, Range<usize>, ArrayViewMut2<f32>, &mut [ArrayViewMut2<f32>]) + Sync,
+) {
+    let (out, inner) = w.dim();
+    let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, 1008);
+    let height = PANEL / width;
+    column_panels(dxs, inner, width).into_par_iter().enumerate().for_each(|(i, mut parts)| {
+        let columns = i * width..inner.min((i + 1) * width);
+        for first in (0..out.max(1)).step_by(height) {
+            let rows = first..out.min(first + height);
+            widened(w, rows.clone(), columns.clone(), |panel| f(rows, columns.clone(), panel, &mut parts));
+        }
+    });
+}
+
+/// y (n, out) = x (n, in)·Wᵀ.
+pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32>) {
+    for_row_panels(w, vec![y], |_, panel, mut y| product(x, panel.t(), y.remove(0), 1.0, 0.0));
+}
+
+/// dx (n, in) = dy (n, out)·W.
+pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, dx: ArrayViewMut2<f32>) {
+    for_column_panels(w, vec![dx], |rows, _, panel, dx| {
+        let beta = if rows.start == 0 { 0.0 } else { 1.0 };
+        product(dy.slice(s![.., rows]), panel.view(), dx[0].view_mut(), 1.0, beta);
+    });
+}
+
+/// Row i of a panel times `gain[i]`.
+pub fn scale_each_row(mut panel: ArrayViewMut2<f32>, gain: &[f32]) {
+    for (mut row, &g) in panel.rows_mut().into_iter().zip(gain) {
+        match row.as_slice_mut() {
+            Some(row) => simd(|| row.iter_mut().for_each(|x| *x *= g)),
+            None => row.map_inplace(|x| *x *= g),
+        }
+    }
+}
+
+/// Cuts outputs of one width into panels of columns: for each panel, its part of every output.
+fn column_panels(ys: Vec<ArrayViewMut2<'_, f32>>, width: usize, size: usize) -> Vec<Vec<ArrayViewMut2<'_, f32>>> {
+    let mut panels: Vec<Vec<_>> = (0..width.div_ceil(size)).map(|_| Vec::with_capacity(ys.len())).collect();
+    for mut rest in ys {
+        for panel in &mut panels {
+            let columns = size.min(rest.ncols());
+            let (part, tail) = rest.split_at(Axis(1), columns);
+            panel.push(part);
+            rest = tail;
+        }
+    }
+    panels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::matmul::tests::{SIZES, check, random};
+    use super::*;
+    use crate::rng::Philox;
+    use ndarray::Array2;
+
+    struct Matrix(Array2<bf16>);
+
+    impl Stored for Matrix {
+        fn dim(&self) -> (usize, usize) {
+            self.0.dim()
+        }
+
+        fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+            widen_rectangle(self.0.as_slice().unwrap(), self.0.ncols(), rows, columns, out);
+        }
+    }
+
+    #[test]
+    fn stored_weights_multiply_as_their_widened_values() {
+        let mut rng = Philox::new(2, 0);
+        for (n, inner, out) in SIZES.into_iter().chain([(3, 3001, 173), (2, 97, 3002)]) {
+            let w = Matrix(random(&mut rng, (out, inner)).mapv(bf16::from_f32));
+            let wide = w.0.mapv(bf16::to_f32);
+            let (x, dy) = (random(&mut rng, (n, inner)), random(&mut rng, (n, out)));
+            let mut y = Array2::from_elem((n, out), f32::NAN);
+            matmul_stored_nt(x.view(), &w, y.view_mut());
+            check(&y, &x, &wide.t().to_owned());
+            let mut dx = Array2::from_elem((n, inner), f32::NAN);
+            matmul_stored_nn(dy.view(), &w, dx.view_mut());
+            check(&dx, &dy, &wide);
+        }
+    }
+}

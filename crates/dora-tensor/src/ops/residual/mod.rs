@@ -1,0 +1,54 @@
+//! Residual connection: x + y of one shape, in y's own memory where nobody else holds it. Backward: dy to both.
+//!
+//! DoRA's backward pass needs its output y again, for dm. Where y only goes into a residual stream, whose values before and
+//! after are kept anyway, y is not: it is their difference, to f32 rounding of the stream.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::profile::{self, Direction};
+use crate::saved::{Recipe, Saved};
+use crate::{Device, Op, Result, Tensor, record};
+use std::sync::Arc;
+
+/// x + y.
+pub fn residual(x: &Tensor, mut y: Tensor) -> Result<Tensor> {
+    let _running = profile::operation("residual", Direction::Forward);
+    y.expect_shape("residual", "y", x.shape())?;
+    let output = y.take_output();
+    if let Some(output) = &output {
+        *output.lock().expect("no pass panicked") = Saved::Kept(Tensor::zeros(&[0]));
+    }
+    let origin = y.take_origin();
+    match y.device() {
+        Device::Cpu => crate::cpu::add_assign(y.make_mut(), x.as_f32("residual")?),
+    }
+    if let Some(output) = output {
+        let (after, before) = (y.clone(), x.detach());
+        let recipe = Recipe::new(move || difference(&after, &before));
+        *output.lock().expect("no pass panicked") = Saved::Again(Arc::new(recipe));
+    }
+    let branch = Tensor::zeros(&[0]).with_origin(origin);
+    Ok(record(y, &[x, &branch], || Residual))
+}
+
+/// after − before.
+fn difference(after: &Tensor, before: &Tensor) -> Result<Tensor> {
+    let y = match after.device() {
+        Device::Cpu => cpu::difference(after.as_f32("residual")?, before.as_f32("residual")?),
+    };
+    Ok(Tensor::of(y, after.shape()))
+}
+
+struct Residual;
+
+impl Op for Residual {
+    fn name(&self) -> &'static str {
+        "residual"
+    }
+
+    fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        Ok(needs.iter().map(|needed| needed.then(|| grad.clone())).collect())
+    }
+}
