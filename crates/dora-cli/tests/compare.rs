@@ -119,7 +119,7 @@ fn within_noise() {
     assert!((number(&object["tasks"][0]["needed"]) - 4021.0).abs() <= 5.0, "{object}");
     let next = text(&object["next"]);
     assert!(next.starts_with("about 4,000 questions like these would show 1.8 points of accuracy, if that"), "{next}");
-    assert!(next.contains("these 500 show differences of 5.1 points of accuracy or more (4 times of 5)"), "{next}");
+    assert!(next.contains("these 500 show differences of 5.1 points of accuracy or more (4 times out of 5)"), "{next}");
     let ran = dora(["compare", shown(&a), shown(&b)]).good();
     assert!(ran.out.starts_with(verdict) && ran.out.contains(&format!("\n\nNext: {next}")), "{}", ran.out);
     let row = ran.out.lines().find(|line| line.starts_with("only this one right")).unwrap();

@@ -44,7 +44,7 @@ impl Costs {
         let all = COSTS.iter().zip(&self.figures);
         let known = all.filter(|(_, figures)| figures.iter().any(Option::is_some));
         let line = |((name, _, unit), [a, b]): (&(&str, &str, &str), &[Option<f64>; 2])| {
-            let show = |x: &Option<f64>| x.map_or("unknown".into(), |x| format!("{}{unit}", thousands(x)));
+            let show = |x: &Option<f64>| x.map_or("no record".into(), |x| format!("{}{unit}", thousands(x)));
             let ratio = a.zip(*b).filter(|(a, _)| *a > 0.0).map_or(String::new(), |(a, b)| format!("× {:.2}", b / a));
             [(*name).to_owned(), show(a), show(b), ratio]
         };

@@ -137,7 +137,7 @@ fn more(test: &Test, found: &Found) -> String {
     if found.smallest == 0.0 {
         return format!("these {n} {unit} do not tell the two apart at all; take harder ones.");
     }
-    let shown = format!("these {n} show differences of {} or more (4 times of 5)", size(test, found.smallest));
+    let shown = format!("these {n} show differences of {} or more (4 times out of 5)", size(test, found.smallest));
     let seen = size(test, test.gain());
     match (found.needed, test.unit) {
         (Some(k), Unit::Seeds) => {
@@ -186,6 +186,7 @@ fn figure(test: &Test, name: &str) -> [String; 4] {
         Measure::Accuracy => format!("{:.1} %", 100.0 * x),
         Measure::Loss => format!("{x:.4}"),
     };
+    let unit = if test.measure == Measure::Accuracy { " points" } else { "" };
     let interval = match &test.found {
         Some(Found { interval, p, .. }) => {
             let [low, high] = [interval.low, interval.high].map(|end| amount(test.measure, end));
@@ -193,7 +194,7 @@ fn figure(test: &Test, name: &str) -> [String; 4] {
         }
         None => String::new(),
     };
-    [name.into(), show(test.a), show(test.b), format!("{}{interval}", amount(test.measure, test.difference()))]
+    [name.into(), show(test.a), show(test.b), format!("{}{unit}{interval}", amount(test.measure, test.difference()))]
 }
 
 fn table(lines: &[[String; 4]]) -> String {
