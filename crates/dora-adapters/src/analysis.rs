@@ -170,7 +170,7 @@ fn row_change(w: &[f32], d: &[f32], m: Option<f32>) -> (f64, Option<f64>) {
         _ if norm + moved == 0.0 => 0.0,
         _ => (2.0 * wd + dd).abs() / (norm + moved),
     };
-    if ww == 0.0 || after == 0.0 {
+    if ww == 0.0 || after == 0.0 || m == Some(0.0) {
         return (magnitude, None);
     }
     let cosine = (ww + wd) / (norm * moved);
@@ -209,6 +209,7 @@ mod tests {
         near(row_change(&[0.0, 0.0], &[3.0, 4.0], None), 5.0, None);
         near(row_change(&[3.0, 4.0], &[-3.0, -4.0], Some(2.0)), 5.0, None);
         near(row_change(&[0.0, 0.0], &[0.0, 0.0], Some(2.0)), 0.0, None);
+        near(row_change(&[3.0, 4.0], &[1.0, 1.0], Some(0.0)), 5.0, None);
     }
 
     #[test]
