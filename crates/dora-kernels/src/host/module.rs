@@ -162,7 +162,10 @@ impl Module {
     }
 
     fn entry(&self, kernel: &str) -> Result<&'static Entry> {
-        self.entries.get(kernel).copied().ok_or_else(|| Error::Fault(format!("{kernel}: no kernel of that name in its source")))
+        self.entries
+            .get(kernel)
+            .copied()
+            .ok_or_else(|| Error::Fault(format!("{kernel}: no kernel of that name in its source")))
     }
 
     /// Kinds of a kernel's parameters, a letter each, as in entry.h.
