@@ -234,7 +234,7 @@ fn few_queries_over_many_keys_agree_with_f64() {
 fn large_scores_stay_finite() {
     for device in devices() {
         let mut case = Case::new(Element::BF16, heads(1, 1, 32), documents(&[80]));
-        case.scale = 60.0;
+        case.scale = 15.0;
         let (want, lse_want) = case.expected();
         case.on(&device, 1, |inputs| {
             let (mut o, mut lse) = (room(&device, Element::BF16, 80 * 32), room(&device, Element::F32, 80));
