@@ -14,7 +14,7 @@ const COPY: &str = "LDGSTS.E.128"; // cp.async
 const MATRIX_LOAD: &str = "LDSM.M88.4";
 const PRODUCT: &str = "HMMA.16816.F32.BF16";
 
-/// A kernel, the architecture, and the instructions that it must have.
+/// Kernels by the start and end of their names, and what their code has to contain.
 type Expected = (&'static str, &'static str, &'static [&'static str]);
 
 /// Modules; of each, kernels by the start and end of their names, and what their code has to contain on every generation of cards.
