@@ -59,6 +59,7 @@ fn a_record_has_the_same_keys_for_every_method() {
         "eval_loss_before",
         "final_loss",
         "peak_rss_mb",
+        "profile",
         "steps",
         "tokens",
         "tokens_per_s",
@@ -77,7 +78,14 @@ fn a_record_has_the_same_keys_for_every_method() {
         let nf4 = if method.starts_with('q') { json!({ "block_size": 64, "double_quant": true }) } else { Value::Null };
         assert_eq!(run["settings"]["nf4"], nf4, "{method}");
         assert_eq!(run["adapter_config"].is_null(), method == "full");
+        assert!(run["results"]["profile"].is_null());
     }
+    let out = room.path("profile");
+    let line = ["train", "--model", shown(&model), "--data", shown(&data), "--output", shown(&out)];
+    let run = object(&line.iter().chain(&["--method=dora", "--max-steps=2", "--profile"]).copied().collect::<Vec<_>>());
+    let operations = run["results"]["profile"]["operations"].as_array().unwrap();
+    let dora = operations.iter().find(|o| o["operation"] == "dora backward").unwrap();
+    assert!(dora["calls"].as_u64() >= Some(2) && dora["flops"].as_u64() > Some(0) && dora["bytes"].as_u64() > Some(0));
 }
 
 #[test]

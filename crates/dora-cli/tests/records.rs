@@ -68,11 +68,15 @@ fn the_record_of_a_run() {
         "data",
         "dora_version",
         "eval_data",
+        "predicted_peak_mb",
+        "predicted_terms_mb",
         "results",
         "settings",
         "trainable_params",
     ];
     assert_eq!(keys(&run), expected);
+    let terms: f64 = run["predicted_terms_mb"].as_object().unwrap().values().map(|term| term.as_f64().unwrap()).sum();
+    assert!((terms / run["predicted_peak_mb"].as_f64().unwrap() - 1.0).abs() < 0.01, "{terms}");
     assert_eq!(run["dora_version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(run["adapter_config"], read_json(&out.join("adapter_config.json")));
     let sha256 = |path: &Path| format!("{:x}", Sha256::digest(fs::read(path).unwrap()));
