@@ -18,12 +18,6 @@ constexpr int WARPS = 8;
 constexpr int TILE = 64;      // rows of a block
 constexpr int OWN = TILE / WARPS;
 
-__device__ __forceinline__ double warp_sum(double x) {
-#pragma unroll
-    for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(0xFFFFFFFF, x, bits);
-    return x;
-}
-
 // A warp a row.
 template <int W, class T>
 __device__ void row_norms_squared(float* norms, const T* w, int out, int inner) {
@@ -129,11 +123,11 @@ extern "C" __global__ void __launch_bounds__(256) dora_row_norms_squared_f32(flo
 extern "C" __global__ void __launch_bounds__(256) dora_row_norms_squared_bf16(float* norms, const bf16* w, int out, int inner) {
     inner % PER16<bf16> == 0 ? row_norms_squared<PER16<bf16>>(norms, w, out, inner) : row_norms_squared<1>(norms, w, out, inner);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_norms_f32(float* n, const float* base, const float* cross, const float* gram,
+extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_f32(float* n, const float* base, const float* cross, const float* gram,
     const float* w, const float* a, const float* b, float s, int out, int inner, int rank) {
     norms(n, base, cross, gram, w, a, b, s, out, inner, rank);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_norms_bf16(float* n, const float* base, const float* cross, const float* gram,
+extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_bf16(float* n, const float* base, const float* cross, const float* gram,
     const bf16* w, const float* a, const float* b, float s, int out, int inner, int rank) {
     norms(n, base, cross, gram, w, a, b, s, out, inner, rank);
 }

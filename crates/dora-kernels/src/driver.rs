@@ -1,6 +1,7 @@
 //! What a device can do, as little as the launchers need: memory, copies, launches, products, events. Everything is queued on
 //! one stream and runs in the order of the calls; only `download`, `synchronize` and `elapsed` wait.
 
+use std::ffi::c_void;
 use std::fmt;
 use std::time::Duration;
 
@@ -22,6 +23,18 @@ pub enum Arg {
     F32(f32),
 }
 
+impl Arg {
+    /// Where its value lies, as drivers take parameters.
+    pub fn value(&self) -> *mut c_void {
+        match self {
+            Arg::Pointer(value) => (&raw const *value).cast_mut().cast(),
+            Arg::I32(value) => (&raw const *value).cast_mut().cast(),
+            Arg::I64(value) => (&raw const *value).cast_mut().cast(),
+            Arg::F32(value) => (&raw const *value).cast_mut().cast(),
+        }
+    }
+}
+
 /// Blocks, threads a block, and dynamic shared memory of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -33,9 +46,9 @@ pub struct Shape {
     pub shared: u32,
 }
 
-/// A point in the stream, by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event(pub(crate) u64);
+/// A point in the queue, by the driver's own name for it.
+#[derive(Debug)]
+pub struct Event(pub u64);
 
 /// A device.
 pub trait Driver: Send + Sync + fmt::Debug {

@@ -9,8 +9,33 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The driver library cannot be loaded.
-    #[error("no NVIDIA driver on this machine (libcuda cannot be loaded); use --device cpu")]
+    #[error(
+        "no NVIDIA driver on this machine (libcuda cannot be loaded): install driver 580 or later, or use --device cpu"
+    )]
     NoDriver,
+    /// A driver that cannot read the kernels' PTX.
+    #[error(
+        "the NVIDIA driver serves CUDA {}.{}, expected at least 13.0: install driver 580 or later, or use --device cpu",
+        found.0, found.1
+    )]
+    OldDriver {
+        /// Release that the driver serves.
+        found: (i32, i32),
+    },
+    /// A card before Ampere.
+    #[error("cuda:{ordinal} has compute capability {}.{}, expected at least 8.0 (Ampere): use --device cpu", found.0, found.1)]
+    OldDevice {
+        /// Number of the device asked for.
+        ordinal: usize,
+        /// Its compute capability.
+        found: (i32, i32),
+    },
+    /// The library of matrix products cannot be loaded.
+    #[error(
+        "libcublasLt cannot be loaded: install CUDA 13's cuBLAS (`pip install 'nvidia-cublas<14'`) and put its folder of \
+         libraries on LD_LIBRARY_PATH, or use --device cpu"
+    )]
+    NoBlas,
     /// The driver is there but does not give the device.
     #[error("cuda:{ordinal}: the driver says {reason}")]
     NoDevice {
@@ -27,8 +52,8 @@ pub enum Error {
         /// What came back.
         reason: String,
     },
-    /// A kernel that is not there.
-    #[error("kernel {name} is not in module {module}")]
+    /// A kernel that is not part of this build.
+    #[error("kernel {name} of {module}.cu is not part of this binary: run `cargo xtask build-kernels` and build again")]
     NoKernel {
         /// File of `kernels/` without its ending.
         module: String,

@@ -48,10 +48,16 @@ impl Toolkit {
     /// PTX of a source, without the compiler's own comments.
     pub fn ptx(&self, source: &Source) -> Result<String> {
         let mut command = Command::new(&self.nvcc);
-        command.args(["-std=c++17", "-O3", "-arch=compute_80", "-Werror", "all-warnings", "-ptx", "-o", "-"]).arg(&source.path);
+        command
+            .args(["-std=c++17", "-O3", "-arch=compute_80", "-Werror", "all-warnings", "-ptx", "-o", "-"])
+            .arg(&source.path);
         let output = run(&mut command)?;
         let ptx = String::from_utf8(output.stdout).context("PTX is text")?;
-        Ok(ptx.lines().filter(|line| !line.starts_with("//") && !line.is_empty()).map(|line| format!("{line}\n")).collect())
+        Ok(ptx
+            .lines()
+            .filter(|line| !line.starts_with("//") && !line.is_empty())
+            .map(|line| format!("{line}\n"))
+            .collect())
     }
 
     /// Machine code of PTX; ptxas' report on each kernel.
@@ -65,7 +71,8 @@ impl Toolkit {
     /// The instructions of machine code.
     pub fn disassemble(&self, cubin: &Path) -> Result<String> {
         let beside = self.nvcc.with_file_name("nvdisasm");
-        let program = if beside.is_file() { beside } else { install(&self.root, &[DISASSEMBLER])?.join("bin/nvdisasm") };
+        let program =
+            if beside.is_file() { beside } else { install(&self.root, &[DISASSEMBLER])?.join("bin/nvdisasm") };
         let output = run(Command::new(program).arg("-c").arg(cubin))?;
         String::from_utf8(output.stdout).context("nvdisasm writes text")
     }

@@ -32,7 +32,8 @@ pub fn all(root: &Path) -> Result<Vec<Source>> {
         paths.push(entry?.path());
     }
     paths.sort();
-    let of = |ending: &str| paths.iter().filter(|p| p.extension().is_some_and(|e| e == ending)).cloned().collect::<Vec<_>>();
+    let of =
+        |ending: &str| paths.iter().filter(|p| p.extension().is_some_and(|e| e == ending)).cloned().collect::<Vec<_>>();
     let mut headers = Sha256::new();
     for header in of("cuh") {
         headers.update(fs::read(&header).with_context(|| format!("reading {}", header.display()))?);
@@ -48,7 +49,8 @@ pub fn all(root: &Path) -> Result<Vec<Source>> {
 
 /// Names of the sources whose PTX is missing or of another state.
 pub fn stale(sources: &[Source]) -> Vec<String> {
-    let current = |source: &&Source| fs::read_to_string(&source.ptx).is_ok_and(|ptx| ptx.lines().next() == Some(&source.stamp()));
+    let current =
+        |source: &&Source| fs::read_to_string(&source.ptx).is_ok_and(|ptx| ptx.lines().next() == Some(&source.stamp()));
     sources.iter().filter(|source| !current(source)).map(|source| source.name.clone()).collect()
 }
 

@@ -117,7 +117,7 @@ impl Runtime {
     ) -> Result<std::result::Result<Counters, Fault>> {
         let entry = module.entry(kernel)?;
         check_parameters(entry, kernel, args)?;
-        let parameters: Vec<*const c_void> = args.iter().map(pointer_to_value).collect();
+        let parameters: Vec<*const c_void> = args.iter().map(|arg| arg.value().cast_const()).collect();
         let launch = Launch {
             entry,
             parameters: parameters.as_ptr(),
@@ -150,18 +150,22 @@ impl Module {
         let first: Symbol<*const Entry> = unsafe { library.get(b"shim_entries\0") }.map_err(loading)?;
         let mut entries = HashMap::new();
         let mut next: *const Entry = first.into_raw().cast();
-        // SAFETY: as above; names are constant strings.
+        // SAFETY: the array goes on until an entry without a name.
         while let Some(entry) = unsafe { next.as_ref() }.filter(|entry| !entry.name.is_null()) {
+            // SAFETY: names are constant strings.
             let name = unsafe { CStr::from_ptr(entry.name) }.to_string_lossy().into_owned();
             entries.insert(name, entry);
+            // SAFETY: an entry with a name is not the last.
             next = unsafe { next.add(1) };
         }
         Ok(Module { entries, fixed: *fixed, _library: library })
     }
 
     fn entry(&self, kernel: &str) -> Result<&'static Entry> {
-        let missing = || Error::NoKernel { module: "of the host driver".to_owned(), name: kernel.to_owned() };
-        self.entries.get(kernel).copied().ok_or_else(missing)
+        self.entries
+            .get(kernel)
+            .copied()
+            .ok_or_else(|| Error::Fault(format!("{kernel}: no kernel of that name in its source")))
     }
 
     /// Kinds of a kernel's parameters, a letter each, as in entry.h.
@@ -190,15 +194,6 @@ fn letter(arg: Arg) -> char {
         Arg::I32(_) => 'i',
         Arg::I64(_) => 'l',
         Arg::F32(_) => 'f',
-    }
-}
-
-fn pointer_to_value(arg: &Arg) -> *const c_void {
-    match arg {
-        Arg::Pointer(value) => (value as *const Address).cast(),
-        Arg::I32(value) => (value as *const i32).cast(),
-        Arg::I64(value) => (value as *const i64).cast(),
-        Arg::F32(value) => (value as *const f32).cast(),
     }
 }
 

@@ -244,7 +244,9 @@ impl AttentionInputs<'_> {
             return wrong(format!("{heads} heads share {kv_heads} key heads, {pack} in a tile"));
         }
         match (self.q.element, WIDTHS.iter().position(|w| *w == width)) {
-            (Element::F32, _) if self.tiles.pack == 1 && width.is_power_of_two() && (4..=128).contains(&width) => Ok(f32),
+            (Element::F32, _) if self.tiles.pack == 1 && width.is_power_of_two() && (4..=128).contains(&width) => {
+                Ok(f32)
+            }
             (Element::F32, _) => wrong(format!(
                 "heads of {width} f32 elements, {} in a tile, expected a power of two from 4 to 128, and one",
                 self.tiles.pack

@@ -58,15 +58,7 @@ pub(super) const MAGNITUDE: Kernel = Kernel {
     module: "dora",
     name: "dora_magnitude",
     elements: &[Element::F32],
-    parameters: &[
-        f32s("dm"),
-        f32s("partial"),
-        f32s("m"),
-        f32s("n"),
-        int("from_output"),
-        int("strips"),
-        int("width"),
-    ],
+    parameters: &[f32s("dm"), f32s("partial"), f32s("m"), f32s("n"), int("from_output"), int("strips"), int("width")],
 };
 pub(super) const VANISHED: Kernel = Kernel {
     module: "dora",
@@ -190,9 +182,8 @@ pub fn dora_strips(rows: usize) -> usize {
 pub fn dora_backward(driver: &dyn Driver, mut a: DoraBackward<'_>) -> Result<()> {
     let grid = Grid::new(a.dz.len, &a.columns, a.dz.element);
     let dy = a.dy.unwrap_or(a.dz.as_view());
-    let call = Call::new(&BACKWARD, a.dz.element)
-        .read("dy", dy, grid.elements())
-        .read("value", a.value, grid.elements());
+    let call =
+        Call::new(&BACKWARD, a.dz.element).read("dy", dy, grid.elements()).read("value", a.value, grid.elements());
     let call = grid
         .columns(call, &a.columns)
         .write("dz", &mut a.dz, grid.elements())

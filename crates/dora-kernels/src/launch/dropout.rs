@@ -14,7 +14,12 @@ pub(super) const DROPOUT: Kernel = Kernel {
 /// y = x/(1 − p) where an element's word is at least p · 2^32, else 0; where x is `None`, in place. `address` (4) of u32 on the device
 /// holds seed, seed >> 32, step, step >> 32.
 pub fn dropout(
-    driver: &dyn Driver, x: Option<View<'_>>, p: f32, address: View<'_>, op: u32, mut y: ViewMut<'_>,
+    driver: &dyn Driver,
+    x: Option<View<'_>>,
+    p: f32,
+    address: View<'_>,
+    op: u32,
+    mut y: ViewMut<'_>,
 ) -> Result<()> {
     let (n, shape) = (y.len, flat_shape(y.len, y.element.size()));
     let x = x.unwrap_or(y.as_view());

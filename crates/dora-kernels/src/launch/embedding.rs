@@ -26,15 +26,7 @@ pub(super) const BACKWARD: Kernel = Kernel {
     module: "embedding",
     name: "embedding_backward",
     elements: ACTIVATIONS,
-    parameters: &[
-        u32s("ids"),
-        u32s("starts"),
-        u32s("order"),
-        own("dy"),
-        f32s("dtable"),
-        int("vocab"),
-        int("columns"),
-    ],
+    parameters: &[u32s("ids"), u32s("starts"), u32s("order"), own("dy"), f32s("dtable"), int("vocab"), int("columns")],
 };
 pub(super) const SCATTER_ROWS: Kernel = Kernel {
     module: "embedding",
@@ -97,7 +89,11 @@ impl RowsById {
 
 /// Adds to dtable (vocab, columns) the rows of dy (n, columns) by id; the three lists are those of `RowsById`, on the device.
 pub fn embedding_backward(
-    driver: &dyn Driver, [ids, starts, order]: [View<'_>; 3], dy: View<'_>, vocab: usize, mut dtable: ViewMut<'_>,
+    driver: &dyn Driver,
+    [ids, starts, order]: [View<'_>; 3],
+    dy: View<'_>,
+    vocab: usize,
+    mut dtable: ViewMut<'_>,
 ) -> Result<()> {
     let (count, n, columns) = (ids.len, order.len, dtable.len.checked_div(vocab).unwrap_or(0));
     let call = Call::new(&BACKWARD, dy.element)

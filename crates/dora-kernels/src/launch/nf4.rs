@@ -175,10 +175,7 @@ pub fn nf4_nest(
         .int("blocks", blocks);
     // SAFETY: a thread a scale, and those beyond the last write nothing.
     unsafe {
-        call.launch(
-            driver,
-            Shape { grid: [blocks.div_ceil(NESTED_BLOCK) as u32, 1, 1], threads: THREADS, shared: 0 },
-        )
+        call.launch(driver, Shape { grid: [blocks.div_ceil(NESTED_BLOCK) as u32, 1, 1], threads: THREADS, shared: 0 })
     }
 }
 

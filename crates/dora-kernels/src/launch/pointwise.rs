@@ -66,7 +66,11 @@ pub fn add_row(driver: &dyn Driver, x: Option<View<'_>>, b: View<'_>, mut y: Vie
 }
 
 fn of_two(
-    driver: &dyn Driver, kernel: &'static Kernel, a: Option<View<'_>>, b: View<'_>, mut y: ViewMut<'_>,
+    driver: &dyn Driver,
+    kernel: &'static Kernel,
+    a: Option<View<'_>>,
+    b: View<'_>,
+    mut y: ViewMut<'_>,
 ) -> Result<()> {
     let (n, shape) = (y.len, flat_shape(y.len, y.element.size()));
     let a = a.unwrap_or(y.as_view());

@@ -82,5 +82,10 @@ pub fn column_sum(driver: &dyn Driver, parts: View<'_>, accumulate: bool, mut y:
         .int("accumulate", accumulate.into());
     let threads = 128;
     // SAFETY: threads beyond the columns leave.
-    unsafe { call.launch(driver, Shape { grid: [columns.div_ceil(threads) as u32, 1, 1], threads: threads as u32, shared: 0 }) }
+    unsafe {
+        call.launch(
+            driver,
+            Shape { grid: [columns.div_ceil(threads) as u32, 1, 1], threads: threads as u32, shared: 0 },
+        )
+    }
 }

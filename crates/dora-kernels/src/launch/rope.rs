@@ -35,7 +35,12 @@ pub struct Angles<'a> {
 /// Turns every head of x (rows, heads · 2 · half) by its row's position; `direction` is 1, or −1 for the backward pass. Where x is
 /// `None`, y is turned in place. A position beyond the angles gives NaN.
 pub fn rope(
-    driver: &dyn Driver, x: Option<View<'_>>, positions: View<'_>, angles: Angles<'_>, direction: f32, mut y: ViewMut<'_>,
+    driver: &dyn Driver,
+    x: Option<View<'_>>,
+    positions: View<'_>,
+    angles: Angles<'_>,
+    direction: f32,
+    mut y: ViewMut<'_>,
 ) -> Result<()> {
     let (rows, half) = (positions.len, angles.half);
     let columns = y.len.checked_div(rows).unwrap_or(0);

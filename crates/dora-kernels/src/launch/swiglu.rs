@@ -28,7 +28,11 @@ pub fn swiglu_forward(driver: &dyn Driver, gate: View<'_>, up: View<'_>, mut y: 
 
 /// Both gradients; dup holds dy before, so that no third buffer is needed.
 pub fn swiglu_backward(
-    driver: &dyn Driver, gate: View<'_>, up: View<'_>, mut dgate: ViewMut<'_>, mut dup: ViewMut<'_>,
+    driver: &dyn Driver,
+    gate: View<'_>,
+    up: View<'_>,
+    mut dgate: ViewMut<'_>,
+    mut dup: ViewMut<'_>,
 ) -> Result<()> {
     let n = dup.len;
     let call = Call::new(&BACKWARD, gate.element)

@@ -12,7 +12,8 @@ fn three_steps_agree_with_f64() {
         for n in [1, 4, 7, 1030] {
             let p = Input::random(F32, 1, n);
             let zeros = vec![0.0; n];
-            let (mut p_, mut u_, mut v_) = (p.on(&device), Input::new(F32, &zeros).on(&device), Input::new(F32, &zeros).on(&device));
+            let (mut p_, mut u_, mut v_) =
+                (p.on(&device), Input::new(F32, &zeros).on(&device), Input::new(F32, &zeros).on(&device));
             let (mut want, mut u, mut v) = (p.values.clone(), zeros.clone(), zeros);
             for t in 1..=3 {
                 let g = Input::random(F32, 10 + t, n);

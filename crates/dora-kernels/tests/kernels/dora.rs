@@ -42,8 +42,7 @@ fn composing_agrees_with_f64() {
                 let (m, n, bias) = vectors(width);
                 let (m_, n_, bias_, low_) = (m.on(&device), n.on(&device), bias.on(&device), low.on(&device));
                 for with_bias in [false, true] {
-                    let columns =
-                        DoraColumns { m: m_.view(), n: n_.view(), bias: with_bias.then_some(bias_.view()) };
+                    let columns = DoraColumns { m: m_.view(), n: n_.view(), bias: with_bias.then_some(bias_.view()) };
                     let s = f64::from(S);
                     let b = |c: usize| if with_bias { bias.values[c] } else { 0.0 };
                     let g = |c: usize| gain(m.values[c], n.values[c]);
@@ -91,8 +90,7 @@ fn gradients_agree_with_f64() {
                 let (m_, n_, bias_, dy_, value_) =
                     (m.on(&device), n.on(&device), bias.on(&device), dy.on(&device), value.on(&device));
                 for from_output in [false, true] {
-                    let columns =
-                        DoraColumns { m: m_.view(), n: n_.view(), bias: from_output.then_some(bias_.view()) };
+                    let columns = DoraColumns { m: m_.view(), n: n_.view(), bias: from_output.then_some(bias_.view()) };
                     let b = |c: usize| if from_output { bias.values[c] } else { 0.0 };
                     let g = |c: usize| gain(m.values[c], n.values[c]);
                     let mut partial = room(&device, Element::F32, dora_strips(rows) * width);

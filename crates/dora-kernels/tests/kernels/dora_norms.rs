@@ -106,7 +106,10 @@ fn norms_of_the_sum_agree_with_f64() {
                     let expected = case.expected(o);
                     let tolerance = if o % 4 == 3 { 2e-6 } else { 1e-5 };
                     let error = (found - expected).abs();
-                    assert!(error <= tolerance * expected, "{element} {out}x{inner}x{rank} row {o}: {found}, expected {expected}");
+                    assert!(
+                        error <= tolerance * expected,
+                        "{element} {out}x{inner}x{rank} row {o}: {found}, expected {expected}"
+                    );
                 }
             }
         }

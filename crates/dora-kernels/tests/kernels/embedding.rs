@@ -1,8 +1,8 @@
 //! embedding.cu: rows of tables of every type, their gradient with repeated ids, and scattered rows. Copies are exact; sums of up to
 //! 17 rows have tolerance 1e-6.
 
-use dora_kernels::launch::{RowsById, embedding, embedding_backward, scatter_rows};
 use dora_kernels::Element::{BF16, F16, F32, U32};
+use dora_kernels::launch::{RowsById, embedding, embedding_backward, scatter_rows};
 
 use crate::support::{Input, close, devices, room, values};
 

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use dora_kernels::launch::{
-    Nf4ScalesView, Nf4View, nf4_dequantize, nf4_nest, nf4_offset, nf4_product, nf4_quantize,
-};
+use dora_kernels::launch::{Nf4ScalesView, Nf4View, nf4_dequantize, nf4_nest, nf4_offset, nf4_product, nf4_quantize};
 use dora_kernels::{Buffer, Driver, Element};
 use half::{bf16, f16};
 
@@ -210,15 +208,8 @@ fn nesting_gives_the_bytes_of_the_scalar_codec() {
             let map = floats(&device, &nested_map());
             let (mut codes, mut absmax) =
                 (room(&device, Element::U8, blocks), room(&device, Element::F32, blocks.div_ceil(256)));
-            nf4_nest(
-                device.as_ref(),
-                on_device.view(),
-                map.view(),
-                offset.view(),
-                codes.view_mut(),
-                absmax.view_mut(),
-            )
-            .unwrap();
+            nf4_nest(device.as_ref(), on_device.view(), map.view(), offset.view(), codes.view_mut(), absmax.view_mut())
+                .unwrap();
             let want = nested(&scales, mean as f32);
             assert_eq!(values(&codes), want.0.iter().map(|b| f64::from(*b)).collect::<Vec<_>>());
             assert_eq!(values(&absmax), want.1.iter().map(|s| f64::from(*s)).collect::<Vec<_>>());
@@ -247,9 +238,16 @@ fn dequantising_is_exact() {
 fn products_agree_with_f64() {
     for device in devices() {
         for element in [Element::F32, Element::BF16] {
-            for (rows, out, inner) in
-                [(1, 1, 1), (1, 16, 64), (3, 5, 7), (8, 33, 192), (9, 17, 1000), (16, 40, 1088), (16, 3, 65), (0, 4, 64)]
-            {
+            for (rows, out, inner) in [
+                (1, 1, 1),
+                (1, 16, 64),
+                (3, 5, 7),
+                (8, 33, 192),
+                (9, 17, 1000),
+                (16, 40, 1088),
+                (16, 3, 65),
+                (0, 4, 64),
+            ] {
                 for (block, nest) in [(64, true), (256, false)] {
                     let matrix = Matrix::new(&device, out * inner, block, nest);
                     let x = Input::random(element, 3, rows * inner);

@@ -7,7 +7,8 @@ use crate::support::{Input, close, devices, room, values};
 
 #[test]
 fn both_directions_agree_with_f64() {
-    let cases = [(1, 1, vec![0]), (3, 5, vec![4, 0, 9]), (2, 8, vec![1, 1, 2, 3, 0]), (4, 64, vec![9, 3]), (5, 4, vec![7; 3])];
+    let cases =
+        [(1, 1, vec![0]), (3, 5, vec![4, 0, 9]), (2, 8, vec![1, 1, 2, 3, 0]), (4, 64, vec![9, 3]), (5, 4, vec![7; 3])];
     for device in devices() {
         for element in [Element::F32, Element::BF16] {
             for (heads, half, positions) in &cases {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use dora_kernels::Element::{BF16, F32, F64, U32};
 use dora_kernels::launch::{
     Angles, RmsNorm, RmsNormBackward, RowsById, adamw, add, add_row, cast, column_parts, dropout, embedding,
-    embedding_backward, parts_of_rows, parts_of_squares, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope,
-    scale, scatter_rows, sum_of_squares, swiglu_backward, swiglu_forward,
+    embedding_backward, parts_of_rows, parts_of_squares, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward,
+    rope, scale, scatter_rows, sum_of_squares, swiglu_backward, swiglu_forward,
 };
 use dora_kernels::{Driver, Element};
 
@@ -25,11 +25,19 @@ fn of_rows_is_the_least() {
     let (mut y, mut h) = (room(&device, BF16, N), room(&device, BF16, N));
     let (w, mut rstd) = (Input::random(F32, 4, COLUMNS).on(&device), room(&device, F32, ROWS));
     let residual = Some((z.view(), h.view_mut()));
-    rms_norm_forward(d, RmsNorm { x: x.view(), residual, w: w.view(), y: y.view_mut(), rstd: rstd.view_mut(), eps: 1e-5 }).unwrap();
+    rms_norm_forward(
+        d,
+        RmsNorm { x: x.view(), residual, w: w.view(), y: y.view_mut(), rstd: rstd.view_mut(), eps: 1e-5 },
+    )
+    .unwrap();
     traffic(&host, "rms_norm_forward_bf16", N, 8.0, 1.1);
     let skip = Some(z.view());
     let (w_, rstd_) = (w.view(), rstd.view());
-    rms_norm_backward(d, RmsNormBackward { h: x.view(), w: w_, rstd: rstd_, dy: Some(dy.view()), skip, dx: y.view_mut() }).unwrap();
+    rms_norm_backward(
+        d,
+        RmsNormBackward { h: x.view(), w: w_, rstd: rstd_, dy: Some(dy.view()), skip, dx: y.view_mut() },
+    )
+    .unwrap();
     traffic(&host, "rms_norm_backward_bf16", N, 8.0, 1.1);
     let mut parts = room(&device, F32, parts_of_rows(ROWS) * COLUMNS);
     rms_norm_backward_weight(d, x.view(), rstd.view(), dy.view(), parts.view_mut()).unwrap();
@@ -54,7 +62,8 @@ fn of_rows_is_the_least() {
     let rows = RowsById::new(&ids);
     let lists = [&rows.ids, &rows.starts, &rows.order].map(|ids| list(ids));
     let mut dtable = Input::random(F32, 6, N).on(&device);
-    embedding_backward(d, [lists[0].view(), lists[1].view(), lists[2].view()], dy.view(), ROWS, dtable.view_mut()).unwrap();
+    embedding_backward(d, [lists[0].view(), lists[1].view(), lists[2].view()], dy.view(), ROWS, dtable.view_mut())
+        .unwrap();
     traffic(&host, "embedding_backward_bf16", N, 10.0, 1.1);
 }
 
