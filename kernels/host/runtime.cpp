@@ -66,6 +66,7 @@ struct Machine {
     Outcome* outcome;
     uint64_t random;
     unsigned at_barrier, done;
+    unsigned slow;            // a warp that lags behind the others, so that what they may not yet do shows; or none
     const char* barrier_file;
     int barrier_line;
     void* home;               // stack pointer of the scheduler
@@ -106,7 +107,11 @@ thread_local volatile bool running;
 
 void* take_ready() {
     Machine& m = *machine;
-    size_t i = size_t((m.draw() >> 32) * m.ready.size() >> 32);
+    size_t i = 0;
+    for (int tries = 0; tries < 8; tries++) {
+        i = size_t((m.draw() >> 32) * m.ready.size() >> 32);
+        if (m.ready[i] / 32 != m.slow) break;
+    }
     unsigned id = m.ready[i];
     m.ready[i] = m.ready.back();
     m.ready.pop_back();
@@ -176,6 +181,7 @@ void run_block(uint3 index) {
     m.block.index = index;
     m.ready.clear();
     m.at_barrier = m.done = 0;
+    m.slow = unsigned(m.draw() % (m.block.threads / 16 + 1));
     m.open.clear();
     m.unused.clear();
     for (auto& meeting : m.meetings) m.unused.push_back(meeting.get());
@@ -315,7 +321,12 @@ extern "C" void shim_launch(const Launch* launch, Outcome* outcome) {
     counters = {};
     m.launch = launch;
     m.outcome = outcome;
-    m.random = launch->seed * 2 + 1;
+    // Sizes are part of the seed, so that a test over several of them sees as many orders.
+    m.random = launch->seed;
+    for (size_t i = 0; launch->entry->parameters[i]; i++) {
+        if (launch->entry->parameters[i] == 'i') m.random = m.random * 0x9E3779B97F4A7C15ull + *static_cast<const unsigned*>(launch->parameters[i]);
+    }
+    m.random = m.random * 2 + 1;
     for (int i = 0; i < 8; i++) m.draw();
     Block& block = m.block;
     block.grid = {launch->grid[0], launch->grid[1], launch->grid[2]};
