@@ -198,7 +198,8 @@ void run_blocks() {
     std::vector<uint64_t> order(uint64_t(grid[0]) * grid[1] * grid[2]);
     for (size_t i = 0; i < order.size(); i++) order[i] = i;
     for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[m.draw() % i]);
-    for (uint64_t i : order) {
+    for (size_t at = m.launch->part; at < order.size(); at += m.launch->parts) {
+        const uint64_t i = order[at];
         run_block({unsigned(i % grid[0]), unsigned(i / grid[0] % grid[1]), unsigned(i / grid[0] / grid[1])});
     }
 }
@@ -312,7 +313,7 @@ void leave(Meeting* meeting) {
     if (meeting->left == meeting->mask) machine->unused.push_back(meeting);
 }
 
-// Runs a launch on the calling thread.
+// Runs a launch, or this thread's part of one.
 extern "C" void shim_launch(const Launch* launch, Outcome* outcome) {
     catch_faults();
     if (!machine) machine = std::make_unique<Machine>();
