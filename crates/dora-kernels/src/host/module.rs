@@ -111,7 +111,12 @@ impl Runtime {
     /// # Safety
     /// Pointers among the arguments hold what the kernel expects, or lie between guard pages.
     pub(super) unsafe fn run(
-        &self, module: &Module, kernel: &str, shape: Shape, args: &[Arg], seed: u64,
+        &self,
+        module: &Module,
+        kernel: &str,
+        shape: Shape,
+        args: &[Arg],
+        seed: u64,
     ) -> Result<std::result::Result<Counters, Fault>> {
         let entry = module.entry(kernel)?;
         check_parameters(entry, kernel, args)?;
@@ -134,7 +139,13 @@ impl Runtime {
     /// # Safety
     /// As `run`; the arguments have the kinds that the entry declares.
     unsafe fn run_part(
-        &self, module: &Module, entry: &Entry, shape: Shape, args: &[Arg], seed: u64, [part, parts]: [u32; 2],
+        &self,
+        module: &Module,
+        entry: &Entry,
+        shape: Shape,
+        args: &[Arg],
+        seed: u64,
+        [part, parts]: [u32; 2],
     ) -> std::result::Result<Counters, Fault> {
         let parameters: Vec<*const c_void> = args.iter().map(|arg| arg.value().cast_const()).collect();
         let launch = Launch {
