@@ -129,7 +129,7 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
         }
     }
     if (partial) return;
-    __syncthreads(); // K and V have been used by all
+    // K has been used by all: the last step has none to copy.
     store_rows<D>(keys + warp * 16 * STRIDE<D>, out, by, [&](int r) { return warp * 16 + r < rows ? o + element(warp * 16 + r) : nullptr; });
 }
 

@@ -60,9 +60,9 @@ extern "C" __global__ void __launch_bounds__(128) attention_forward_f32(const fl
             if (first >= tile.seen + r) continue;
             const bool seen = first + lane < tile.seen + r;
             const float s = seen ? scale * dot(q + own(r), keys + lane * (width + 1), width) : -INFINITY;
-            const float before = largest[r], top = fmaxf(before, warp_max(s));
+            const float before = largest[r], sum_before = sums[r], top = fmaxf(before, warp_max(s));
             const float fade = expf(before - top), weight = seen ? expf(s - top) : 0.0f;
-            const float sum = sums[r] * fade + warp_sum(weight);
+            const float sum = sum_before * fade + warp_sum(weight);
             __syncwarp(); // the last row's weights have been used, and this row's statistics read
             p[warp][lane] = weight;
             if (lane == 0) largest[r] = top, sums[r] = sum;

@@ -14,10 +14,10 @@ const COPY: &str = "LDGSTS.E.128"; // cp.async
 const MATRIX_LOAD: &str = "LDSM.M88.4";
 const PRODUCT: &str = "HMMA.16816.F32.BF16";
 
-/// Kernels by the start and end of their names, and what their code has to contain.
+/// Kernels by the start and end of their names, and what their code has to contain on every generation of cards.
 type Expected = (&'static str, &'static str, &'static [&'static str]);
 
-/// Modules; of each, kernels by the start and end of their names, and what their code has to contain on every generation of cards.
+/// Modules and what is expected of them.
 const EXPECTED: [(&str, &[Expected]); 11] = [
     ("adamw", &[("adamw", "", &[LOAD, STORE])]),
     ("attention", &[("attention_forward", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT])]),

@@ -8,6 +8,7 @@ mod dora;
 mod dora_norms;
 mod dropout;
 mod embedding;
+mod gemm;
 mod nf4;
 mod pointwise;
 mod reduce;

@@ -164,6 +164,23 @@ fn quantising_gives_the_bytes_of_bitsandbytes() {
     }
 }
 
+/// Elements at the thresholds of their block, where multiplying by 1/absmax and dividing by absmax may round apart: a full block
+/// and a part of one.
+#[test]
+fn thresholds_are_those_of_bitsandbytes() {
+    let device: Arc<dyn Driver> = device(1);
+    for step in 1..40 {
+        let absmax = 0.37 * step as f32;
+        let at = |i: usize| (MAP[i % 15] + MAP[i % 15 + 1]) / 2.0 * absmax;
+        let x: Vec<f32> = (0..100).map(|i| if i % 64 == 0 { absmax } else { at(i) }).collect();
+        let (mut codes, mut scales) = (room(&device, Element::U8, 50), room(&device, Element::F32, 2));
+        let (view, codes_view) = (floats(&device, &x), codes.view_mut());
+        nf4_quantize(device.as_ref(), view.view(), 64, codes_view, scales.view_mut()).unwrap();
+        let want = quantized(&x, 64);
+        assert_eq!(values(&codes), want.0.iter().map(|b| f64::from(*b)).collect::<Vec<_>>(), "absmax {absmax}");
+    }
+}
+
 #[test]
 fn a_block_that_is_not_finite_gets_such_a_scale() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
