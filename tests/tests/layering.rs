@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Dependency, DependencyKind, MetadataCommand, Package, PackageName};
 
 /// Every package of the workspace and those of ours that it may use.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("dora-kernels", &[]),
     ("dora-kernels-cust", &["dora-kernels"]),
     ("dora-tensor", &["dora-kernels"]),
