@@ -91,6 +91,8 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     let ended = run_loop(&objective, &trained.parameters, &data, &plan, held_out.as_ref(), &options, &mut watch);
     let profile = args.profile.then(|| Profile::take(loop_start.elapsed().as_secs_f64()));
     watch.finish();
+    // What the steps handed on would lie beside the copies that saving makes.
+    dora_tensor::cpu::release_buffers();
     if let Some(profile) = &profile {
         console.note(profile.table());
     }
