@@ -1,5 +1,6 @@
 //! Development tasks of dora: `cargo xtask --help`.
 
+mod build_kernels;
 mod ci;
 mod demo_model;
 mod synth_model;
@@ -21,6 +22,8 @@ struct Cli {
 enum Task {
     /// Check format, lints, documentation and tests: what CI runs
     Ci,
+    /// Compile kernels/*.cu: PTX into kernels/ptx, machine code with its resources into target/kernels
+    BuildKernels(build_kernels::Args),
     /// Rebuild the model that `dora quickstart` carries, from generated text
     TrainDemoModel(demo_model::Args),
     /// Write a checkpoint of a published model's shape with random weights, to measure with
@@ -31,6 +34,7 @@ fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the checkout")?;
     match Cli::parse().task {
         Task::Ci => ci::run(root),
+        Task::BuildKernels(args) => build_kernels::run(root, &args),
         Task::TrainDemoModel(args) => demo_model::run(root, &args),
         Task::SynthModel(args) => synth_model::run(root, &args),
     }

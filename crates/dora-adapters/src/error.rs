@@ -125,6 +125,15 @@ pub enum Error {
         tensor: String,
     },
 
+    /// A fine-tuned model in 4 bits, where trained weights were asked for.
+    #[error("{}: {tensor} is in 4 bits, expected 16-bit or 32-bit weights that were trained", path.display())]
+    TunedQuantized {
+        /// The checkpoint.
+        path: PathBuf,
+        /// A tensor of it.
+        tensor: String,
+    },
+
     /// A merged weight that its type cannot hold.
     #[error("merged weight `{path}` has elements that are not finite in {dtype}, the base model's type")]
     NotFinite {

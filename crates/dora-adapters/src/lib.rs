@@ -6,10 +6,12 @@
 //! * [`factors`]: the adapter's tensors and their file.
 //! * [`Adapter`]: the adapter on a model, ready to train.
 //! * [`merge()`]: the adapter in the base model's weights.
+//! * [`analysis`]: how far training moved each layer's magnitudes and directions.
 //!
 //! No architecture is named here, and nothing trains. A method is one file ([`lora`](Adapter), `dora`) beside the tensor
 //! operation that it calls.
 
+pub mod analysis;
 pub mod config;
 pub mod config_file;
 pub mod count;

@@ -92,6 +92,11 @@ pub fn sha256(dir: &Path) -> Result<String> {
         }
     }
     files.sort();
+    files_sha256(&files)
+}
+
+/// SHA-256 over the SHA-256 of each file, in this order.
+pub fn files_sha256(files: &[PathBuf]) -> Result<String> {
     let hashes: Vec<[u8; 32]> = files.par_iter().map(|path| file_sha256(path)).collect::<Result<_>>()?;
     let mut all = Sha256::new();
     hashes.iter().for_each(|hash| all.update(hash));

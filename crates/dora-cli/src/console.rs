@@ -65,18 +65,19 @@ pub fn error(error: &anyhow::Error) {
 /// A bar for steps with known number; without a terminal, a line now and then.
 pub struct Progress {
     bar: ProgressBar,
+    unit: &'static str,
     last_line: Instant,
 }
 
 impl Progress {
-    /// Bar over `steps` steps.
-    pub fn new(steps: usize) -> Self {
+    /// Bar over `steps` steps, each a `unit`.
+    pub fn new(unit: &'static str, steps: usize) -> Self {
         let terminal = stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(steps as u64), target);
         let template = "{bar:24} {pos}/{len}  {msg}  {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("a constant template"));
-        Progress { bar, last_line: Instant::now() }
+        Progress { bar, unit, last_line: Instant::now() }
     }
 
     /// Shows that `step` steps are made; `message` are the figures of the last.
@@ -84,7 +85,7 @@ impl Progress {
         const EVERY: Duration = Duration::from_secs(10);
         let due = self.last_line.elapsed() >= EVERY || self.bar.length() == Some(step as u64) || step == 1;
         if self.bar.is_hidden() && due {
-            eprintln!("step {step}/{}  {message}", self.bar.length().unwrap_or(0));
+            eprintln!("{} {step}/{}  {message}", self.unit, self.bar.length().unwrap_or(0));
             self.last_line = Instant::now();
         }
         self.bar.set_message(message);

@@ -1,40 +1,21 @@
-//! The CUDA driver, found at run time: nothing is linked, so one binary serves machines with and without a GPU. This crate
-//! knows no tensors.
+//! The CUDA seam: devices, their memory, and one typed launcher per kernel of `kernels/*.cu`. The driver library is found at run
+//! time: nothing is linked, so one binary serves machines with and without a GPU. This crate knows no tensors.
 
-use cudarc::driver::{CudaContext, sys};
+mod buffer;
+pub mod cuda;
+mod driver;
+mod element;
+mod error;
+mod gemm;
+pub mod host;
+mod kernel;
+pub mod launch;
+mod pool;
 
-/// Why a GPU cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The driver library cannot be loaded.
-    #[error("no NVIDIA driver on this machine (libcuda cannot be loaded); use --device cpu")]
-    NoDriver,
-    /// The driver is there but does not give the device.
-    #[error("cuda:{ordinal}: the driver says {reason}")]
-    NoDevice {
-        /// Number of the device asked for.
-        ordinal: usize,
-        /// The driver's words.
-        reason: String,
-    },
-}
-
-/// Checks that the GPU of that number can be opened.
-pub fn probe(ordinal: usize) -> Result<(), Error> {
-    // SAFETY: only asks the loader whether the library opens; cudarc would panic later where it does not.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::NoDriver);
-    }
-    CudaContext::new(ordinal).map(drop).map_err(|e| Error::NoDevice { ordinal, reason: e.to_string() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_device_is_an_error_and_no_panic() {
-        let error = probe(9_999).expect_err("no machine has ten thousand GPUs").to_string();
-        assert!(error.contains("libcuda") || error.contains("cuda:9999"), "{error}");
-    }
-}
+pub use buffer::{Buffer, View, ViewMut};
+pub use driver::{Address, Arg, Driver, Event, Shape};
+pub use element::Element;
+pub use error::{Error, Result};
+pub use gemm::{Gemm, Operand, gemm};
+pub use kernel::{Kernel, Kind, Parameter};
+pub use pool::Pool;

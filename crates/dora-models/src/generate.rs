@@ -2,6 +2,8 @@
 //! the temperature, cut to the `top_k` largest, then to the smallest set whose probability reaches `top_p`, then drawn from.
 //! Temperature 0 takes the largest.
 
+use std::ops::ControlFlow;
+
 use dora_tensor::rng::Philox;
 use dora_tensor::{Result, Tensor};
 
@@ -72,17 +74,19 @@ pub enum Stop {
     Length,
     /// The model's context is full.
     Context,
+    /// Whoever saw the tokens come had enough.
+    Watcher,
 }
 
 /// Continues a prompt of at least one token by at most `max_new_tokens`, up to and without one of `eos`; `each` sees every
-/// new token as it comes.
+/// new token as it comes, and may end it there.
 pub fn generate(
     model: &dyn Model,
     prompt: &[u32],
     max_new_tokens: usize,
     eos: &[u32],
     sampling: &Sampling,
-    mut each: impl FnMut(u32),
+    mut each: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<(Vec<u32>, Stop)> {
     if prompt.is_empty() {
         return Err(dora_tensor::Error::argument("generate", "the prompt has no token, expected at least one"));
@@ -101,8 +105,10 @@ pub fn generate(
         if eos.contains(&token) {
             return Ok((new, Stop::Eos));
         }
-        each(token);
         new.push(token);
+        if each(token).is_break() {
+            return Ok((new, Stop::Watcher));
+        }
         next = vec![token];
     }
     Ok((new, Stop::Length))

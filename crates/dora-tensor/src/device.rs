@@ -26,7 +26,7 @@ impl Device {
 
     /// The NVIDIA GPU of that number, probed through the driver.
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        dora_kernels::probe(ordinal).map_err(|e| Error::Device(e.to_string()))?;
+        dora_kernels::cuda::probe(ordinal).map_err(|e| Error::Device(e.to_string()))?;
         Err(Error::Device(format!("cuda:{ordinal} is present, but this version has no CUDA kernels; use --device cpu")))
     }
 }

@@ -1,16 +1,22 @@
-//! `dora eval`: loss and perplexity over the labelled tokens of held-out rows.
+//! `dora eval`: loss and perplexity over the labelled tokens of held-out rows or, with `--task answers`, the share of
+//! multiple-choice questions that a model answers right; with `--output`, item by item for `dora compare`.
+
+mod answers;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use dora_adapters::Adapter;
+use dora_models::checkpoint::ensure_writable_dir;
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
-use dora_train::data::{Dataset, LoadOptions as DataOptions};
+use dora_train::data::{Dataset, LoadOptions as DataOptions, Row};
 use dora_train::objective::CausalLm;
-use dora_train::run::{Evaluation, evaluate};
-use serde_json::json;
+use dora_train::row_losses::{RowLoss, row_losses};
+use serde_json::{Map, Value, json};
 
 use super::merge::trained_over_nf4;
 use super::train::DataArgs;
@@ -18,6 +24,7 @@ use crate::adapter_args::Nf4Args;
 use crate::base::{Base, Precision};
 use crate::console::Console;
 use crate::failure::Usage;
+use crate::results::{self, RowLine};
 
 /// Arguments of `dora eval`.
 #[derive(clap::Args)]
@@ -31,10 +38,35 @@ pub struct Args {
     /// Rows to evaluate: JSONL or a JSON array
     #[arg(long, num_args = 1.., required = true)]
     data: Vec<PathBuf>,
+    /// What to measure instead of the loss
+    #[arg(long, value_enum)]
+    task: Option<Task>,
+    /// How a question is answered [default: likelihood]
+    #[arg(long, value_enum, requires = "task")]
+    by: Option<By>,
+    /// File for the result of each item, a line of JSON each, with a summary beside it, for `dora compare`
+    #[arg(long)]
+    output: Option<PathBuf>,
     #[command(flatten)]
     rows: DataArgs,
     #[command(flatten)]
     weights: WeightArgs,
+}
+
+/// What is measured on rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Task {
+    /// The share of multiple-choice questions (LLM-Adapters' form) that are answered right
+    Answers,
+}
+
+/// How a model answers a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// The likeliest of the answers
+    Likelihood,
+    /// The first answer in up to 32 tokens that it generates, greedily (the DoRA paper's rule, with a beam of 4)
+    Generation,
 }
 
 /// How a model is held that is used as it is.
@@ -77,23 +109,76 @@ impl WeightArgs {
 pub const BATCH_TOKENS: usize = 2048;
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+    args.check()?;
     let mut base = open(&args.model, &args.weights, console)?;
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
     }
-    let options = args.rows.options(&base)?;
-    let data = load(&args.data, &base, &options, console)?;
-    let Evaluation { loss, tokens, seconds } = evaluate(&objective(&base), &data, BATCH_TOKENS)?;
-    let perplexity = loss.exp();
-    let rows = data.rows.len();
-    let text = format!("loss {loss:.4}  perplexity {perplexity:.4}  over {tokens} labelled tokens of {rows} rows");
+    let outcome = match args.task {
+        None => rows(&args, &base, console)?,
+        Some(Task::Answers) => answers::score(&args, &base, console)?,
+    };
+    let mut object = outcome.object;
+    if let Some(path) = &args.output {
+        object.extend(results::identity(&args.model, args.adapter.as_deref(), base.nf4)?);
+        object.insert("output".into(), json!(path));
+        results::write(path, &outcome.lines, &object)?;
+    }
+    console.result(&outcome.text, &object.into())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What came of an evaluation: in words, in figures, and item by item as lines of JSON.
+struct Outcome {
+    text: String,
+    object: Map<String, Value>,
+    lines: Vec<String>,
+}
+
+impl Args {
+    /// Refuses what can be told before anything loads.
+    fn check(&self) -> Result<()> {
+        let Some(output) = &self.output else { return Ok(()) };
+        let files = [output.clone(), results::summary_path(output)];
+        let same = |data: &PathBuf| {
+            files.iter().any(|file| file.exists() && file.canonicalize().ok() == data.canonicalize().ok())
+        };
+        if self.data.iter().any(same) {
+            let found = output.display();
+            return Err(Usage(format!("--output {found} is also read as --data, expected a file of its own")).into());
+        }
+        if output.is_dir() || output.file_name().is_none() {
+            let found = output.display();
+            return Err(Usage(format!("--output {found} is a folder, expected a file such as results.jsonl")).into());
+        }
+        let folder = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(ensure_writable_dir(folder).map_err(|e| Usage(format!("--output: {e}")))?)
+    }
+}
+
+/// Loss and perplexity of rows.
+fn rows(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
+    let data = load(&args.data, base, &args.rows.options(base)?, console)?;
+    let start = Instant::now();
+    let losses = row_losses(&objective(base), &data, BATCH_TOKENS)?;
+    let tokens: usize = losses.iter().map(|row| row.tokens).sum();
+    let loss = losses.iter().map(|row| row.sum).sum::<f64>() / tokens as f64;
+    let (perplexity, rows) = (loss.exp(), losses.len());
     let object = json!({
         "loss": loss, "perplexity": perplexity, "labelled_tokens": tokens, "rows": rows,
         "dropped_long": data.report.dropped_long, "truncated": data.report.truncated,
-        "dropped_unlabelled": data.report.dropped_unlabelled, "seconds": seconds, "data_sha256": data.sha256,
+        "dropped_unlabelled": data.report.dropped_unlabelled, "seconds": start.elapsed().as_secs_f64(),
+        "data_sha256": data.sha256,
     });
-    console.result(&text, &object)?;
-    Ok(ExitCode::SUCCESS)
+    let line = |(index, (row, loss)): (usize, (&Row, &RowLoss))| {
+        let line = RowLine { index, item: results::row_hash(row), loss: loss.mean(), tokens: loss.tokens };
+        serde_json::to_string(&line)
+    };
+    Ok(Outcome {
+        text: format!("loss {loss:.4}  perplexity {perplexity:.4}  over {tokens} labelled tokens of {rows} rows"),
+        object: results::into_map(object),
+        lines: data.rows.iter().zip(&losses).enumerate().map(line).collect::<Result<_, _>>()?,
+    })
 }
 
 /// Loads a model to use as it is.

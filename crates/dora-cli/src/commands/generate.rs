@@ -1,6 +1,7 @@
 //! `dora generate`: continues a prompt, printing as it goes.
 
 use std::io::{Write, stdout};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,6 +63,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         Stop::Eos => "eos",
         Stop::Length => "length",
         Stop::Context => "context",
+        Stop::Watcher => "watcher",
     };
     if answer.stop == Stop::Context {
         console.note(format!("note: the model's context of {} tokens is full", base.model.context()));
@@ -139,6 +141,7 @@ pub fn continue_text(
             show(more);
             shown = text;
         }
+        ControlFlow::Continue(())
     })?;
     let text = tokenizer.decode(&generated, true)?;
     show(text.strip_prefix(&shown).unwrap_or_default());

@@ -1,5 +1,7 @@
 //! One file per command.
 
+pub mod analyze;
+pub mod compare;
 pub mod eval;
 pub mod generate;
 pub mod merge;

@@ -92,7 +92,7 @@ pub fn for_column_panels(
     f: impl Fn(Range<usize>, Range<usize>, ArrayViewMut2<f32>, &mut [ArrayViewMut2<f32>]) + Sync,
 ) {
     let (out, inner) = w.dim();
-    let width = inner.div_ceil(16).next_multiple_of(STRIPE).clamp(STRIPE, 1008);
+    let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, 1008);
     let height = PANEL / width;
     column_panels(dxs, inner, width).into_par_iter().enumerate().for_each(|(i, mut parts)| {
         let columns = i * width..inner.min((i + 1) * width);
@@ -116,7 +116,7 @@ pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, dx: ArrayViewMut2<f
     });
 }
 
-/// Row i of a panel times gain[i].
+/// Row i of a panel times `gain[i]`.
 pub fn scale_each_row(mut panel: ArrayViewMut2<f32>, gain: &[f32]) {
     for (mut row, &g) in panel.rows_mut().into_iter().zip(gain) {
         match row.as_slice_mut() {

@@ -28,8 +28,13 @@ impl<'a> Encoder<'a> {
 
     /// Ids of what follows a prompt: text and tail, no head.
     pub(super) fn completion(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(text, false)?;
+        let mut ids = self.text(text)?;
         ids.extend(&self.tail);
         Ok(ids)
+    }
+
+    /// Ids of a text alone: no head, no tail.
+    pub(super) fn text(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode(text, false)?)
     }
 }

@@ -15,7 +15,7 @@ use super::encoder::Encoder;
 use super::{IGNORE, Row};
 
 /// What was found in a record and what was expected.
-type Problem = String;
+pub(super) type Problem = String;
 
 /// Row of a record, with ids and labels below `vocab_size`.
 pub(super) fn row(record: &Map<String, Value>, encoder: Option<&Encoder>, vocab_size: usize) -> Result<Row, Problem> {
@@ -87,7 +87,7 @@ fn form(record: &Map<String, Value>) -> Result<Form, Problem> {
 }
 
 /// Alpaca's prompt; an empty input is none.
-fn alpaca(instruction: &str, input: &str) -> String {
+pub(super) fn alpaca(instruction: &str, input: &str) -> String {
     let (paired, section) = match input {
         "" => ("", String::new()),
         _ => (", paired with an input that provides further context", format!("### Input:\n{input}\n\n")),
@@ -124,24 +124,24 @@ fn tokens(record: &Map<String, Value>, vocab_size: usize) -> Result<Row, Problem
     Ok(Row { input_ids, labels })
 }
 
-fn within(id: u64, at: usize, vocab_size: usize) -> Result<(), Problem> {
+pub(super) fn within(id: u64, at: usize, vocab_size: usize) -> Result<(), Problem> {
     match id < vocab_size as u64 {
         true => Ok(()),
         false => Err(format!("token id {id} at position {at} is beyond the embedding's {vocab_size} rows")),
     }
 }
 
-fn string<'a>(record: &'a Map<String, Value>, key: &str) -> Result<&'a str, Problem> {
+pub(super) fn string<'a>(record: &'a Map<String, Value>, key: &str) -> Result<&'a str, Problem> {
     let value = record.get(key).unwrap_or(&Value::Null);
     value.as_str().ok_or_else(|| format!("found {} as `{key}`, expected a string", kind(value)))
 }
 
 /// A string that may be absent: empty then.
-fn optional<'a>(record: &'a Map<String, Value>, key: &str) -> Result<&'a str, Problem> {
+pub(super) fn optional<'a>(record: &'a Map<String, Value>, key: &str) -> Result<&'a str, Problem> {
     if record.contains_key(key) { string(record, key) } else { Ok("") }
 }
 
-fn filled<'a>(record: &'a Map<String, Value>, key: &str) -> Result<&'a str, Problem> {
+pub(super) fn filled<'a>(record: &'a Map<String, Value>, key: &str) -> Result<&'a str, Problem> {
     match string(record, key)? {
         "" => Err(format!("found an empty `{key}`, expected text to learn")),
         text => Ok(text),

@@ -6,6 +6,7 @@ mod batch;
 mod encoder;
 mod forms;
 mod packing;
+mod questions;
 mod records;
 mod sampler;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 pub use batch::Batch;
 use encoder::Encoder;
+pub use questions::{Choice, FAMILIES, Question, Questions, extract};
 pub use sampler::{Plan, PlanOptions};
 
 pub use dora_tensor::ops::IGNORE;

@@ -53,9 +53,10 @@ impl Plan {
         self.units.len().div_ceil(self.options.batch_size.get()).div_ceil(self.options.grad_accum.get())
     }
 
-    /// The largest micro-batch of the first steps, in every respect.
+    /// The largest micro-batch of the first `steps` steps (of 10,000, where there are more), in every respect.
     pub fn largest_pass(&self, dataset: &Dataset, steps: usize) -> PassSize {
-        let steps = (0..).flat_map(|epoch| self.epoch(epoch)).take(steps);
+        const LOOKED_AT: usize = 10_000;
+        let steps = (0..).flat_map(|epoch| self.epoch(epoch)).take(steps.min(LOOKED_AT));
         steps.flatten().map(|rows| dataset.size(&rows)).fold(PassSize::default(), PassSize::max)
     }
 

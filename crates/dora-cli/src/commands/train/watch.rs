@@ -27,7 +27,7 @@ impl Watch {
     pub fn new(output: &Path, steps: usize, interrupt: Interrupt) -> Result<Self> {
         Ok(Watch {
             metrics: MetricsFile::create(output)?,
-            progress: Progress::new(steps),
+            progress: Progress::new("step", steps),
             interrupt,
             last: None,
             first_eval: None,

@@ -1,6 +1,6 @@
 //! Against f64, frozen and trained, more rows than a chunk holds, rows without label, extreme logits.
 
-use super::{CHUNK, IGNORE, cross_entropy, token_losses};
+use super::{IGNORE, LOGIT_CHUNK, cross_entropy, token_losses};
 use crate::gradcheck::{Input, compare, gradcheck};
 use crate::ops::Matrix;
 use crate::ops::lora::tests::{dot_rows, weight};
@@ -42,7 +42,7 @@ fn agrees_with_f64() {
 /// A vocabulary of a third of a chunk: 7 rows take three chunks.
 #[test]
 fn chunks_add_up() {
-    let vocab = CHUNK / 3;
+    let vocab = LOGIT_CHUNK / 3;
     let head = Tensor::of((0..vocab).map(|v| (v % 101) as f32 * 0.01).collect(), &[vocab, 1]).to_dtype(DType::BF16);
     let w: Vec<f64> = head.to_vec().into_iter().map(f64::from).collect();
     let head = Matrix::Frozen(Arc::new(DenseWeight::new(head).unwrap()));

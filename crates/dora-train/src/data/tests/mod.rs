@@ -1,6 +1,7 @@
 //! Tests of loading (each form, each refusal with its message) and of plans (over many seeds).
 
 mod plan;
+mod questions;
 mod refusals;
 mod rows;
 

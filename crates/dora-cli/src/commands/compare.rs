@@ -1,0 +1,159 @@
+//! `dora compare A B`: whether one of two models is better, or the difference is within noise; what each cost; and which
+//! experiment would decide. A and B are results of `dora eval --output`, or folders of `dora train`. More pairs (all of A's
+//! first, then B's in the same order) are further tasks or, on the same data, further seeds.
+
+mod costs;
+mod side;
+mod task;
+mod words;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use dora_stats::{ALPHA, holm};
+use serde_json::{Value, json};
+
+use crate::console::Console;
+use crate::failure::Usage;
+use side::{Side, check_alike};
+use task::Task;
+
+/// Arguments of `dora compare`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A and B: results of `dora eval --output`, or folders of `dora train`; or all of A's, then all of B's in the same order
+    #[arg(num_args = 2.., required = true, value_name = "A B")]
+    results: Vec<PathBuf>,
+}
+
+pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+    let n = args.results.len();
+    if !n.is_multiple_of(2) {
+        return Err(Usage(format!("found {n} results to compare, expected as many of A as of B")).into());
+    }
+    let sides = args.results.iter().map(|path| Side::read(path)).collect::<Result<Vec<_>>>()?;
+    let mut left = sides;
+    let right = left.split_off(n / 2);
+    left.iter().zip(&right).try_for_each(|(a, b)| check_alike(a, b))?;
+    let tasks = by_data(left, right).into_iter().map(|pairs| {
+        check_seeds(&pairs)?;
+        Task::of(pairs)
+    });
+    let tasks = tasks.collect::<Result<Vec<Task>>>()?;
+    let judged = Judged::of(tasks);
+    let costs = costs::Costs::of(judged.tasks.iter().flat_map(|task| &task.pairs));
+    let text = words::report(&judged, &costs);
+    let tasks = judged.tasks.iter().zip(&judged.p_adjusted).map(|(task, p)| task.json(*p)).collect::<Vec<_>>();
+    let object = json!({
+        "verdict": words::verdict(&judged), "better": judged.better(), "next": words::next(&judged), "tasks": tasks,
+        "costs": costs.json(), "settings_that_differ": costs.settings_json(),
+    });
+    console.result(&text, &object)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All tasks, with their p-values corrected for their number.
+struct Judged {
+    tasks: Vec<Task>,
+    /// By Holm; `None` for a task without a test.
+    p_adjusted: Vec<Option<f64>>,
+}
+
+/// What a test says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    A,
+    B,
+    Noise,
+    Undecided,
+}
+
+impl Judged {
+    fn of(tasks: Vec<Task>) -> Self {
+        let p = |task: &Task| task.test.found.map(|found| found.p);
+        let mut adjusted = holm(&tasks.iter().filter_map(p).collect::<Vec<_>>()).into_iter();
+        let p_adjusted = tasks.iter().map(|task| p(task).and_then(|_| adjusted.next())).collect();
+        Judged { tasks, p_adjusted }
+    }
+
+    fn outcome(&self, i: usize) -> Outcome {
+        match self.p_adjusted[i] {
+            None => Outcome::Undecided,
+            Some(p) if p >= ALPHA => Outcome::Noise,
+            Some(_) if self.tasks[i].test.gain() > 0.0 => Outcome::B,
+            Some(_) => Outcome::A,
+        }
+    }
+
+    fn count(&self, outcome: Outcome) -> usize {
+        (0..self.tasks.len()).filter(|&i| self.outcome(i) == outcome).count()
+    }
+
+    /// The side that is better on some task while the other is on none.
+    fn better(&self) -> Option<&'static str> {
+        match (self.count(Outcome::A), self.count(Outcome::B)) {
+            (0, 0) => None,
+            (_, 0) => Some("a"),
+            (0, _) => Some("b"),
+            _ => None,
+        }
+    }
+}
+
+/// Pairs on the same data and base together, in the order given.
+fn by_data(left: Vec<Side>, right: Vec<Side>) -> Vec<Vec<(Side, Side)>> {
+    let mut tasks: Vec<Vec<(Side, Side)>> = Vec::new();
+    for (a, b) in left.into_iter().zip(right) {
+        let same = |task: &&mut Vec<(Side, Side)>| {
+            let first = &task[0].0;
+            (first.data(), first.base(), first.by()) == (a.data(), a.base(), a.by())
+        };
+        match tasks.iter_mut().find(same) {
+            Some(task) => task.push((a, b)),
+            None => tasks.push(vec![(a, b)]),
+        }
+    }
+    tasks
+}
+
+/// Pairs on the same data must be seeds: alike within each arm but for the seed, and of the same seed within each pair.
+fn check_seeds(pairs: &[(Side, Side)]) -> Result<(), Usage> {
+    if pairs.len() == 1 {
+        return Ok(());
+    }
+    let seed = |side: &Side| side.setting("seed").cloned();
+    for (a, b) in pairs {
+        if let (Some(left), Some(right)) = (seed(a), seed(b))
+            && left != right
+        {
+            let (a, b) = (a.path.display(), b.path.display());
+            return Err(Usage(format!("{a} has seed {left} and {b} seed {right}, expected pairs of the same seed")));
+        }
+    }
+    for arm in [pairs.iter().map(|p| &p.0).collect::<Vec<_>>(), pairs.iter().map(|p| &p.1).collect()] {
+        for (i, side) in arm.iter().enumerate().skip(1) {
+            let (path, first) = (side.path.display(), arm[0].path.display());
+            if let Some(same) = arm[..i].iter().find(|other| seed(other).is_some() && seed(other) == seed(side)) {
+                let same = same.path.display();
+                return Err(Usage(format!(
+                    "{same} and {path} are of the same seed on the same data, expected each once"
+                )));
+            }
+            let differing = costs::differing(arm[0], side).into_iter().find(|(name, _)| name != "seed");
+            if let Some((name, [was, is])) = differing {
+                let found = format!("{first} and {path} are on the same side but differ in {name} ({was} and {is})");
+                return Err(Usage(format!("{found}, expected seeds of one method")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A number of JSON as a person reads it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

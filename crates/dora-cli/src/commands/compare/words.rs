@@ -1,0 +1,272 @@
+//! A comparison in words for people who know no statistics: the verdict, the figures, and the next experiment.
+
+use dora_stats::Seeds;
+
+use super::costs::{Costs, thousands};
+use super::task::{Found, Measure, Task, Test, Unit};
+use super::{Judged, Outcome};
+
+/// Everything, verdict first.
+pub fn report(judged: &Judged, costs: &Costs) -> String {
+    let mut text = verdict(judged);
+    for (i, task) in judged.tasks.iter().enumerate() {
+        text.push_str("\n\n");
+        if judged.tasks.len() > 1 {
+            text.push_str(&format!("{}: {}\n", name(task), sentence(judged, i)));
+        }
+        let (a, b) = &task.pairs[0];
+        let head = [String::new(), format!("A ({})", a.label()), format!("B ({})", b.label()), "B against A".into()];
+        let mut lines = [vec![head], figures(task)].concat();
+        if judged.tasks.len() == 1 {
+            lines.extend(costs.lines());
+        }
+        text.push_str(&table(&lines));
+    }
+    if judged.tasks.len() > 1 && !costs.lines().is_empty() {
+        text.push_str(&format!("\n\n{}", table(&costs.lines())));
+    }
+    let settings: Vec<String> = costs.settings().collect();
+    if !settings.is_empty() {
+        text.push_str(&format!("\n\nSettings that differ: {}.", settings.join("; ")));
+    }
+    text.push_str(&format!("\n\nNext: {}", next(judged)));
+    text
+}
+
+/// The verdict in a sentence.
+pub fn verdict(judged: &Judged) -> String {
+    if judged.tasks.len() == 1 {
+        return sentence(judged, 0);
+    }
+    let counts = [
+        (Outcome::B, "B better on"),
+        (Outcome::A, "A better on"),
+        (Outcome::Noise, "within noise on"),
+        (Outcome::Undecided, "undecided on"),
+    ];
+    let parts = counts.into_iter().map(|(outcome, words)| (judged.count(outcome), words)).filter(|(n, _)| *n > 0);
+    let parts: Vec<String> = parts.map(|(n, words)| format!("{words} {n}")).collect();
+    format!("Of {} tasks: {}.", judged.tasks.len(), parts.join(", "))
+}
+
+/// What to do next: once where it is the same for all tasks.
+pub fn next(judged: &Judged) -> String {
+    let all: Vec<String> = (0..judged.tasks.len()).map(|i| advice(&judged.tasks[i], judged.outcome(i))).collect();
+    if all.iter().all(|advice| *advice == all[0]) {
+        return all[0].clone();
+    }
+    let of = |(task, advice): (&Task, &String)| format!("{}: {advice}", name(task));
+    judged.tasks.iter().zip(&all).map(of).collect::<Vec<_>>().join("\n")
+}
+
+/// What one task's test says.
+fn sentence(judged: &Judged, i: usize) -> String {
+    let task = &judged.tasks[i];
+    let test = &task.test;
+    let (ahead, behind) = if test.gain() >= 0.0 { ("B", "A") } else { ("A", "B") };
+    let size = size(test, test.gain());
+    let Some(found) = &test.found else {
+        let why = match task.pairs.len() {
+            k if k >= Seeds::LEAST => {
+                "every seed gives exactly the same difference, which no test can weigh".to_owned()
+            }
+            k => format!("{} of each cannot tell a better method from a lucky run", runs(k)),
+        };
+        return format!("Undecided: {ahead} is {size} ahead of {behind}, but {why}.");
+    };
+    let equal = if test.unit == Unit::Seeds { "methods" } else { "models" };
+    let chance = format!("if both {equal} were equally good, chance alone would give a difference at least this large");
+    let p = p_value(found.p);
+    let p = match (judged.tasks.len(), judged.p_adjusted[i]) {
+        (2.., Some(adjusted)) => {
+            format!("{p}, {} after Holm's correction for {} tasks", number(adjusted), judged.p_adjusted.len())
+        }
+        _ => p,
+    };
+    match judged.outcome(i) {
+        _ if found.smallest == 0.0 => {
+            format!("Within noise: A and B do the same on every one of the {} {}.", test.n, test.unit.name())
+        }
+        _ if test.gain() == 0.0 => format!("Within noise: A and B are even ({p})."),
+        Outcome::Noise | Outcome::Undecided => {
+            format!("Within noise: {ahead} is {size} ahead of {behind}, but {chance} {} ({p}).", odds(found.p))
+        }
+        Outcome::A | Outcome::B => {
+            let over = if test.unit == Unit::Seeds { format!(" over {} seeds", test.n) } else { String::new() };
+            let (low, high) = (found.interval.low, found.interval.high);
+            let ends =
+                if (test.difference() >= 0.0) == (low >= 0.0) && low >= 0.0 { [low, high] } else { [-high, -low] };
+            let [low, high] = ends.map(|end| amount(test.measure, end));
+            format!(
+                "{ahead} better by {size}{over} (95 % interval {low} to {high}), {p}: {chance} only {}.",
+                odds(found.p)
+            )
+        }
+    }
+}
+
+/// The experiment that would decide.
+fn advice(task: &Task, outcome: Outcome) -> String {
+    let test = &task.test;
+    let by_seed = test.unit == Unit::Seeds;
+    let k = task.pairs.len();
+    let methods = format!(
+        "{} of each cannot speak for the methods; train and evaluate both with at least {} seeds and compare all",
+        runs(k),
+        Seeds::LEAST
+    );
+    match (outcome, &test.found) {
+        (Outcome::Undecided, _) | (_, None) => format!(
+            "evaluate both on the same held-out items (`dora eval --output`) and compare the two files; or train both with \
+             at least {} seeds and compare all runs.",
+            Seeds::LEAST
+        ),
+        (Outcome::A | Outcome::B, Some(_)) if by_seed => {
+            "nothing on this data; other data would say whether it holds there too.".into()
+        }
+        (Outcome::A | Outcome::B, Some(_)) => format!("{methods}."),
+        (Outcome::Noise, Some(found)) => {
+            format!("{}{}", more(test, found), if by_seed { String::new() } else { format!(" {}.", capital(&methods)) })
+        }
+    }
+}
+
+/// How many items or seeds would decide what is within noise.
+fn more(test: &Test, found: &Found) -> String {
+    let (n, unit) = (thousands(test.n as f64), test.unit.name());
+    if found.smallest == 0.0 {
+        return format!("these {n} {unit} do not tell the two apart at all; take harder ones.");
+    }
+    let shown = format!("these {n} show differences of {} or more (4 times of 5)", size(test, found.smallest));
+    let seen = size(test, test.gain());
+    match (found.needed, test.unit) {
+        (Some(k), Unit::Seeds) => {
+            format!("about {k} seeds an arm would show {seen}, if that is the true difference; {shown}.")
+        }
+        (None, Unit::Seeds) => format!("more than 1,000 seeds an arm would be needed to show {seen}; {shown}."),
+        (Some(items), _) => {
+            format!(
+                "about {} {unit} like these would show {seen}, if that is the true difference; {shown}.",
+                rounded(items)
+            )
+        }
+        (None, _) => {
+            // Nothing to go by: a point of accuracy, or a hundredth of the loss.
+            let least = if test.measure == Measure::Accuracy { 0.01 } else { 0.01 * test.a };
+            let items = test.n as f64 * (found.smallest / least).powi(2);
+            format!(
+                "about {} {unit} like these would show {}, if it is there; {shown}.",
+                rounded(items),
+                size(test, least)
+            )
+        }
+    }
+}
+
+/// The rows of a task's table.
+fn figures(task: &Task) -> Vec<[String; 4]> {
+    let mut lines = vec![figure(
+        &task.test,
+        if task.test.measure == Measure::Accuracy { "right" } else { "loss (less is better)" },
+    )];
+    if let Some(p) = task.p_by_sign_flips {
+        lines.push(["by sign flips over seeds".into(), String::new(), String::new(), p_value(p)]);
+    }
+    if let Some(answers) = &task.answers {
+        let (a, b) = (answers.only_a.to_string(), answers.only_b.to_string());
+        let (both, neither) = (answers.both, answers.neither);
+        lines.push(["only this one right".into(), a, b, format!("both right {both}, both wrong {neither}")]);
+    }
+    lines.extend(task.loss.as_ref().map(|test| figure(test, "loss of the right answer")));
+    lines
+}
+
+fn figure(test: &Test, name: &str) -> [String; 4] {
+    let show = |x: f64| match test.measure {
+        Measure::Accuracy => format!("{:.1} %", 100.0 * x),
+        Measure::Loss => format!("{x:.4}"),
+    };
+    let interval = match &test.found {
+        Some(Found { interval, p, .. }) => {
+            let [low, high] = [interval.low, interval.high].map(|end| amount(test.measure, end));
+            format!(" (95 % interval {low} to {high}), {}, {}", p_value(*p), test.name)
+        }
+        None => String::new(),
+    };
+    [name.into(), show(test.a), show(test.b), format!("{}{interval}", amount(test.measure, test.difference()))]
+}
+
+fn table(lines: &[[String; 4]]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths = [0, 1, 2].map(width);
+    let row = |line: &[String; 4]| {
+        let [a, b, c] = [0, 1, 2].map(|i| format!("{}{}", line[i], " ".repeat(widths[i] - line[i].chars().count())));
+        format!("{a}  {b}  {c}  {}", line[3]).trim_end().to_owned()
+    };
+    lines.iter().map(row).collect::<Vec<_>>().join("\n")
+}
+
+fn name(task: &Task) -> String {
+    let stem = |path: &std::path::Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let (a, b) = &task.pairs[0];
+    format!("{} and {}", stem(&a.path), stem(&b.path))
+}
+
+/// A difference in words, without its sign.
+fn size(test: &Test, difference: f64) -> String {
+    let unit = if test.measure == Measure::Accuracy { "points of accuracy" } else { "of loss" };
+    format!("{} {unit}", amount(test.measure, difference.abs()))
+}
+
+/// A difference as a number: points for shares.
+fn amount(measure: Measure, difference: f64) -> String {
+    let text = match measure {
+        Measure::Accuracy => format!("{:.1}", 100.0 * difference),
+        Measure::Loss => format!("{difference:.4}"),
+    };
+    match text.strip_prefix('-') {
+        Some(zero) if zero.chars().all(|c| matches!(c, '0' | '.')) => zero.to_owned(),
+        Some(digits) => format!("−{digits}"),
+        None => text,
+    }
+}
+
+fn runs(k: usize) -> String {
+    if k == 1 { "one run".into() } else { format!("{k} runs") }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// How often chance does it.
+fn odds(p: f64) -> String {
+    match p {
+        p if p >= 0.995 => "in practically every such test".into(),
+        p if p >= 0.0095 => format!("in {:.0} of 100 such tests", 100.0 * p),
+        p if p >= 1e-6 => format!("in 1 of {} such tests", rounded(1.0 / p)),
+        _ => "in fewer than 1 of a million such tests".into(),
+    }
+}
+
+fn p_value(p: f64) -> String {
+    format!("p = {}", number(p))
+}
+
+/// Two digits that count.
+fn number(p: f64) -> String {
+    match p {
+        p if p >= 0.995 => "1".into(),
+        p if p >= 0.095 => format!("{p:.2}"),
+        p if p >= 0.0095 => format!("{p:.3}"),
+        p if p >= 0.00095 => format!("{p:.4}"),
+        _ => format!("{p:.1e}"),
+    }
+}
+
+/// A count to two digits that count.
+fn rounded(x: f64) -> String {
+    let scale = 10f64.powf((x.max(1.0).log10().floor() - 1.0).max(0.0));
+    thousands((x / scale).round() * scale)
+}

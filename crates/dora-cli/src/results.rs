@@ -1,0 +1,110 @@
+//! Results of `dora eval --output FILE`, for `dora compare`: FILE holds a line of JSON for each item; beside it, under the
+//! ending `.summary.json`, stand the figures of all, and the hashes that say what was measured on what.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use dora_models::checkpoint::write_file;
+use dora_tensor::Nf4Options;
+use dora_train::data::Row;
+use dora_train::metrics::peak_rss_mb;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::base;
+
+/// A question and its answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerLine {
+    /// Position among the records of the data.
+    pub index: usize,
+    /// Hash of the question.
+    pub item: String,
+    /// The right answer.
+    pub gold: String,
+    /// The answer given, if any.
+    pub predicted: Option<String>,
+    /// Whether they are the same.
+    pub right: bool,
+    /// Whether an answer was given.
+    pub parsed: bool,
+    /// Loss of the right answer; by likelihood only.
+    pub loss: Option<f64>,
+    /// Loss of each option, by likelihood only.
+    pub losses: Option<BTreeMap<String, f64>>,
+    /// What was said; by generation only.
+    pub text: Option<String>,
+}
+
+/// A row and its loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowLine {
+    /// Position among the rows evaluated.
+    pub index: usize,
+    /// Hash of the tokens and labels.
+    pub item: String,
+    /// Mean over the labelled tokens.
+    pub loss: f64,
+    /// Labelled tokens.
+    pub tokens: usize,
+}
+
+/// Where the figures of all items of a file are.
+pub fn summary_path(output: &Path) -> PathBuf {
+    output.with_extension("summary.json")
+}
+
+/// Names a row: the first 16 hexadecimal digits of the SHA-256 of its ids and labels.
+pub fn row_hash(row: &Row) -> String {
+    let mut hash = Sha256::new();
+    row.input_ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    row.labels.iter().for_each(|label| hash.update(label.to_le_bytes()));
+    format!("{:x}", hash.finalize())[..16].to_owned()
+}
+
+/// What was evaluated: hashes of the model, of the base that it or the adapter was trained from, and of the adapter; the
+/// record of that training where there is one; how the weights were held; and this program's version and memory.
+pub fn identity(model: &Path, adapter: Option<&Path>, nf4: Option<Nf4Options>) -> Result<Map<String, Value>> {
+    let training = run_record(adapter.unwrap_or(model))?;
+    let model_sha256 = base::sha256(model)?;
+    // A fine-tune of all weights is a model of its own, made from another.
+    let base = match (adapter, &training) {
+        (None, Some(run)) if run["settings"]["method"] == "full" => run["base_sha256"].as_str(),
+        _ => None,
+    };
+    let of_adapter = |dir: &Path| {
+        base::files_sha256(&[dir.join("adapter_config.json"), dir.join(dora_adapters::factors::TENSORS_FILE)])
+    };
+    Ok(into_map(json!({
+        "base_sha256": base.unwrap_or(&model_sha256), "model_sha256": model_sha256,
+        "adapter_sha256": adapter.map(of_adapter).transpose()?,
+        "nf4": nf4.map(|nf4| json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant })),
+        "training": training, "dora_version": env!("CARGO_PKG_VERSION"), "peak_rss_mb": peak_rss_mb(),
+    })))
+}
+
+/// `run.json` of a folder, where it has one.
+pub fn run_record(dir: &Path) -> Result<Option<Value>> {
+    let path = dir.join("run.json");
+    let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    Ok(Some(Value::Object(dora_models::json::object(&bytes, &path)?)))
+}
+
+/// Writes the items, then the figures.
+pub fn write(output: &Path, lines: &[String], summary: &Map<String, Value>) -> Result<()> {
+    write_file(output, lines.iter().flat_map(|line| [line, "\n"]).collect::<String>().as_bytes())?;
+    let text = format!("{:#}\n", Value::Object(summary.clone()));
+    Ok(write_file(&summary_path(output), text.as_bytes())?)
+}
+
+/// The fields of an object made by `json!`.
+pub fn into_map(object: Value) -> Map<String, Value> {
+    match object {
+        Value::Object(map) => map,
+        _ => unreachable!("an object was written out"),
+    }
+}

@@ -1,0 +1,158 @@
+//! Device memory with an owner, and borrowed parts of it. A part knows its length and element type, so a launcher can check it.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::{Address, Driver, Element, Error, Result};
+
+/// Memory of one device, given back to its pool when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    driver: Arc<dyn Driver>,
+    address: Address,
+    len: usize,
+    element: Element,
+}
+
+/// Elements to read.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    pub(crate) address: Address,
+    pub(crate) len: usize,
+    pub(crate) element: Element,
+    owner: PhantomData<&'a Buffer>,
+}
+
+/// Elements to write.
+#[derive(Debug)]
+pub struct ViewMut<'a> {
+    pub(crate) address: Address,
+    pub(crate) len: usize,
+    pub(crate) element: Element,
+    owner: PhantomData<&'a mut Buffer>,
+}
+
+impl Buffer {
+    /// `len` elements of arbitrary content.
+    pub fn new(driver: &Arc<dyn Driver>, element: Element, len: usize) -> Result<Self> {
+        let address = driver.alloc(len * element.size())?;
+        Ok(Buffer { driver: driver.clone(), address, len, element })
+    }
+
+    /// `len` zeros.
+    pub fn zeros(driver: &Arc<dyn Driver>, element: Element, len: usize) -> Result<Self> {
+        let buffer = Buffer::new(driver, element, len)?;
+        // SAFETY: the allocation was made for exactly these bytes.
+        unsafe { driver.zero(buffer.address, buffer.bytes())? };
+        Ok(buffer)
+    }
+
+    /// A copy of host memory, whose bytes are elements of that type.
+    pub fn from_bytes(driver: &Arc<dyn Driver>, element: Element, bytes: &[u8]) -> Result<Self> {
+        let mut buffer = Buffer::new(driver, element, bytes.len() / element.size())?;
+        buffer.upload(bytes)?;
+        Ok(buffer)
+    }
+
+    /// Replaces the content; `bytes` are as many as the buffer holds.
+    pub fn upload(&mut self, bytes: &[u8]) -> Result<()> {
+        self.expect_bytes("upload", bytes.len())?;
+        // SAFETY: the allocation has the bytes that were just compared.
+        unsafe { self.driver.upload(self.address, bytes) }
+    }
+
+    /// Waits, then copies the content into `bytes`, which are as many as the buffer holds.
+    pub fn download(&self, bytes: &mut [u8]) -> Result<()> {
+        self.expect_bytes("download", bytes.len())?;
+        // SAFETY: the allocation has the bytes that were just compared.
+        unsafe { self.driver.download(self.address, bytes) }
+    }
+
+    /// A second buffer of the same content.
+    pub fn duplicate(&self) -> Result<Self> {
+        let copy = Buffer::new(&self.driver, self.element, self.len)?;
+        // SAFETY: both allocations have these bytes, and the new one overlaps none.
+        unsafe { self.driver.copy(copy.address, self.address, self.bytes())? };
+        Ok(copy)
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Type of the elements.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// The device that holds it.
+    pub fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
+    /// All of it, to read.
+    pub fn view(&self) -> View<'_> {
+        View { address: self.address, len: self.len, element: self.element, owner: PhantomData }
+    }
+
+    /// All of it, to write.
+    pub fn view_mut(&mut self) -> ViewMut<'_> {
+        ViewMut { address: self.address, len: self.len, element: self.element, owner: PhantomData }
+    }
+
+    fn bytes(&self) -> usize {
+        self.len * self.element.size()
+    }
+
+    fn expect_bytes(&self, kernel: &'static str, found: usize) -> Result<()> {
+        if found == self.bytes() {
+            return Ok(());
+        }
+        Err(Error::argument(kernel, format!("found {found} bytes of host memory, expected {}", self.bytes())))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: `new` allocated these bytes; views borrow the buffer, so nothing that is queued later names them.
+        unsafe { self.driver.free(self.address, self.bytes()) };
+    }
+}
+
+impl<'a> View<'a> {
+    /// Where it begins.
+    pub fn address(self) -> Address {
+        self.address
+    }
+
+    /// Some of the elements. Panics when the range ends beyond them, as a slice does.
+    pub fn slice(self, range: Range<usize>) -> View<'a> {
+        let (address, len) = part(self.address, self.len, self.element, range);
+        View { address, len, ..self }
+    }
+}
+
+impl<'a> ViewMut<'a> {
+    /// Some of the elements. Panics when the range ends beyond them, as a slice does.
+    pub fn slice(self, range: Range<usize>) -> ViewMut<'a> {
+        let (address, len) = part(self.address, self.len, self.element, range);
+        ViewMut { address, len, ..self }
+    }
+
+    /// The same elements, for a kernel that reads what it overwrites.
+    pub(crate) fn as_view(&self) -> View<'_> {
+        View { address: self.address, len: self.len, element: self.element, owner: PhantomData }
+    }
+}
+
+fn part(address: Address, len: usize, element: Element, range: Range<usize>) -> (Address, usize) {
+    assert!(range.start <= range.end && range.end <= len, "range {range:?} of {len} elements");
+    (address + (range.start * element.size()) as Address, range.len())
+}

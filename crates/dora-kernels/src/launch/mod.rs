@@ -1,0 +1,139 @@
+//! One typed function per kernel: it checks shapes, types and alignment, chooses the grid, and queues the call. Rows are read
+//! sixteen bytes at a time where all of them are aligned, and element by element where not, by the same rule as in the kernels.
+
+mod adamw;
+mod attention;
+mod cast;
+mod cross_entropy;
+mod dora;
+mod dora_norms;
+mod dropout;
+mod embedding;
+mod nf4;
+mod pointwise;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod swiglu;
+
+pub use adamw::adamw;
+pub use attention::{AttentionDocument, AttentionGradients, AttentionHeads, AttentionInputs, AttentionTiles};
+pub use attention::{attention_backward, attention_forward, attention_generate, attention_splits};
+pub use cast::cast;
+pub use cross_entropy::{cross_entropy, cross_entropy_losses};
+pub use dora::{DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraVanished};
+pub use dora::{dora_backward, dora_compose, dora_compose_dropout, dora_magnitude, dora_strips, dora_vanished};
+pub use dora_norms::{DoraNorms, dora_merge, dora_norms, dora_row_norms_squared};
+pub use dropout::dropout;
+pub use embedding::{RowsById, embedding, embedding_backward, scatter_rows};
+pub use nf4::{NF4_PRODUCT_ROWS, Nf4ScalesView, Nf4View};
+pub use nf4::{nf4_dequantize, nf4_nest, nf4_offset, nf4_product, nf4_quantize};
+pub use pointwise::{add, add_row, mul, scale, sub};
+pub use reduce::{clip, column_parts, column_sum, parts_of_squares, sum_of_squares};
+pub use rms_norm::{Backward as RmsNormBackward, Forward as RmsNorm};
+pub use rms_norm::{rms_norm_backward, rms_norm_backward_weight, rms_norm_forward};
+pub use rope::{Angles, rope};
+pub use swiglu::{swiglu_backward, swiglu_forward};
+
+use crate::Shape;
+use crate::kernel::Kernel;
+
+/// Every kernel.
+pub const KERNELS: &[&Kernel] = &[
+    &adamw::ADAMW,
+    &attention::FORWARD[0],
+    &attention::FORWARD[1],
+    &attention::FORWARD[2],
+    &attention::FORWARD[3],
+    &attention::COMBINE,
+    &attention::DELTA,
+    &attention::DQ[0],
+    &attention::DQ[1],
+    &attention::DQ[2],
+    &attention::DQ[3],
+    &attention::DKV[0],
+    &attention::DKV[1],
+    &attention::DKV[2],
+    &attention::DKV[3],
+    &attention::FORWARD_F32,
+    &attention::DQ_F32,
+    &attention::DKV_F32,
+    &cast::FROM_F32,
+    &cast::FROM_BF16,
+    &cast::FROM_F16,
+    &cross_entropy::WITH_GRADIENT,
+    &cross_entropy::LOSSES,
+    &dora::COMPOSE,
+    &dora::COMPOSE_DROPOUT,
+    &dora::BACKWARD,
+    &dora::MAGNITUDE,
+    &dora::VANISHED,
+    &dora_norms::ROW_NORMS_SQUARED,
+    &dora_norms::NORMS,
+    &dora_norms::MERGE,
+    &dropout::DROPOUT,
+    &embedding::FROM_F32,
+    &embedding::FROM_BF16,
+    &embedding::FROM_F16,
+    &embedding::BACKWARD,
+    &embedding::SCATTER_ROWS,
+    &nf4::QUANTIZE,
+    &nf4::OFFSET,
+    &nf4::NEST,
+    &nf4::DEQUANTIZE,
+    &nf4::PRODUCT_8,
+    &nf4::PRODUCT_16,
+    &nf4::PRODUCT_F32,
+    &pointwise::ADD,
+    &pointwise::SUB,
+    &pointwise::MUL,
+    &pointwise::SCALE,
+    &pointwise::ADD_ROW,
+    &reduce::SUM_OF_SQUARES,
+    &reduce::CLIP,
+    &reduce::COLUMN_PARTS,
+    &reduce::COLUMN_SUM,
+    &rms_norm::FORWARD,
+    &rms_norm::BACKWARD,
+    &rms_norm::BACKWARD_WEIGHT,
+    &rope::ROPE,
+    &swiglu::FORWARD,
+    &swiglu::BACKWARD,
+];
+
+/// How a row is read: `width` elements at a time.
+struct Columns {
+    columns: usize,
+    width: usize,
+}
+
+impl Columns {
+    /// Rows of `columns` elements of `element` bytes.
+    fn new(columns: usize, element: usize) -> Self {
+        let wide = 16 / element;
+        Columns { columns, width: if columns.is_multiple_of(wide) { wide } else { 1 } }
+    }
+
+    /// Reads of a row.
+    fn groups(&self) -> u32 {
+        (self.columns / self.width) as u32
+    }
+
+    /// Threads for a block that works on one row: whole warps, at most 256.
+    fn threads_of_row(&self) -> u32 {
+        self.groups().next_multiple_of(32).clamp(32, 256)
+    }
+}
+
+/// Into how many parts a sum over rows is cut; each part is added by one thread a column, and the parts afterwards. The number
+/// depends on the rows alone, so results do not depend on the device.
+pub fn parts_of_rows(rows: usize) -> usize {
+    rows.div_ceil(32).min(64)
+}
+
+/// A thread for every sixteen bytes of n elements of `element` bytes; beyond 2^21 threads each takes several steps.
+fn flat_shape(n: usize, element: usize) -> Shape {
+    let threads = 256;
+    let blocks = n.div_ceil(16 / element).div_ceil(threads).min(8192);
+    Shape { grid: [blocks as u32, 1, 1], threads: threads as u32, shared: 0 }
+}

@@ -1,0 +1,210 @@
+//! dora.cu against f64, with columns whose norm is 0 and magnitudes that vanish. Tolerance 2e-6 for one element, 1e-5 for sums over
+//! 64 rows and dm; bf16 results add their rounding.
+
+use dora_kernels::launch::{
+    DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraVanished, dora_backward, dora_compose,
+    dora_compose_dropout, dora_magnitude, dora_strips, dora_vanished,
+};
+use dora_kernels::{Buffer, Element, View, ViewMut};
+
+use crate::support::{Input, close, device, devices, room, traffic, values};
+
+const SIZES: [(usize, usize); 7] = [(1, 1), (3, 7), (0, 8), (5, 64), (67, 40), (130, 264), (65, 513)];
+const TYPES: [Element; 2] = [Element::F32, Element::BF16];
+const S: f32 = 1.75;
+
+/// m and n of about 1; every 5th column of norm 0, every 7th with an m that vanishes.
+fn vectors(width: usize) -> (Input, Input, Input) {
+    let near_one = |stream, few: f64, every: usize| {
+        let x = Input::random(Element::F32, stream, width).values;
+        let x = x.iter().enumerate().map(|(i, x)| if i % every == every - 1 { few } else { 2.0 + 0.4 * x });
+        Input::new(Element::F32, &x.collect::<Vec<_>>())
+    };
+    (near_one(21, -3e-8, 7), near_one(22, 0.0, 5), Input::random(Element::F32, 23, width))
+}
+
+fn gain(m: f64, n: f64) -> f64 {
+    if n == 0.0 { 1.0 } else { m / n }
+}
+
+/// Element i of a (rows, width) result.
+fn each(rows: usize, width: usize, f: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    (0..rows * width).map(|i| f(i, i % width)).collect()
+}
+
+#[test]
+fn composing_agrees_with_f64() {
+    for device in devices() {
+        for element in TYPES {
+            for (rows, width) in SIZES {
+                let len = rows * width;
+                let [base, z, low] = [1, 2, 3].map(|stream| Input::random(element, stream, len));
+                let (m, n, bias) = vectors(width);
+                let (m_, n_, bias_, low_) = (m.on(&device), n.on(&device), bias.on(&device), low.on(&device));
+                for with_bias in [false, true] {
+                    let columns = DoraColumns { m: m_.view(), n: n_.view(), bias: with_bias.then_some(bias_.view()) };
+                    let s = f64::from(S);
+                    let b = |c: usize| if with_bias { bias.values[c] } else { 0.0 };
+                    let g = |c: usize| gain(m.values[c], n.values[c]);
+
+                    let want = each(rows, width, |i, c| g(c) * (z.values[i] + s * low.values[i]) + b(c));
+                    let compose = |z: Option<View<'_>>, y: ViewMut<'_>| {
+                        let a = DoraCompose { z, low: low_.view(), scaling: S, columns, y };
+                        dora_compose(device.as_ref(), a).unwrap();
+                    };
+                    let (mut y, mut in_place) = (room(&device, element, len), z.on(&device));
+                    compose(Some(z.on(&device).view()), y.view_mut());
+                    close("y", &y, &want, 2e-6);
+                    compose(None, in_place.view_mut());
+                    assert_eq!(values(&y), values(&in_place));
+
+                    let want = each(rows, width, |i, c| {
+                        base.values[i] + (g(c) - 1.0) * z.values[i] + g(c) * s * low.values[i] + b(c)
+                    });
+                    let (mut y, mut kept) = (base.on(&device), z.on(&device));
+                    let a = DoraComposeDropout {
+                        base: None,
+                        z: kept.view_mut(),
+                        low: low_.view(),
+                        scaling: S,
+                        columns,
+                        y: y.view_mut(),
+                    };
+                    dora_compose_dropout(device.as_ref(), a).unwrap();
+                    close("y with dropout", &y, &want, 2e-6);
+                    close("z", &kept, &each(rows, width, |i, _| z.values[i] + s * low.values[i]), 2e-6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_f64() {
+    for device in devices() {
+        for element in TYPES {
+            for (rows, width) in SIZES {
+                let len = rows * width;
+                let [dy, value] = [4, 5].map(|stream| Input::random(element, stream, len));
+                let (m, n, bias) = vectors(width);
+                let (m_, n_, bias_, dy_, value_) =
+                    (m.on(&device), n.on(&device), bias.on(&device), dy.on(&device), value.on(&device));
+                for from_output in [false, true] {
+                    let columns = DoraColumns { m: m_.view(), n: n_.view(), bias: from_output.then_some(bias_.view()) };
+                    let b = |c: usize| if from_output { bias.values[c] } else { 0.0 };
+                    let g = |c: usize| gain(m.values[c], n.values[c]);
+                    let mut partial = room(&device, Element::F32, dora_strips(rows) * width);
+                    let (mut dz, mut rest) = (dy.on(&device), room(&device, element, len));
+                    let a = DoraBackward {
+                        dy: if from_output { None } else { Some(dy_.view()) },
+                        value: value_.view(),
+                        columns,
+                        dz: dz.view_mut(),
+                        rest: (!from_output).then_some(rest.view_mut()),
+                        partial: partial.view_mut(),
+                    };
+                    dora_backward(device.as_ref(), a).unwrap();
+                    close("dz", &dz, &each(rows, width, |i, c| g(c) * dy.values[i]), 2e-6);
+                    if !from_output {
+                        close("rest", &rest, &each(rows, width, |i, c| (g(c) - 1.0) * dy.values[i]), 2e-6);
+                    }
+                    let mut sums = vec![0.0; dora_strips(rows) * width];
+                    for i in 0..len {
+                        sums[i / width / 64 * width + i % width] += dy.values[i] * (value.values[i] - b(i % width));
+                    }
+                    close("partial", &partial, &sums, 1e-5);
+                    let dm = |c: usize| {
+                        let by = if from_output { m.values[c] } else { n.values[c] };
+                        let zero = n.values[c] == 0.0 || by.abs() <= 1e-6 * n.values[c];
+                        if zero { 0.0 } else { sums.iter().skip(c).step_by(width).sum::<f64>() / by }
+                    };
+                    let mut found = room(&device, Element::F32, width);
+                    dora_magnitude(device.as_ref(), partial.view(), &columns, from_output, found.view_mut()).unwrap();
+                    close("dm", &found, &(0..width).map(dm).collect::<Vec<_>>(), 1e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn vanished_magnitudes_get_their_gradient() {
+    for device in devices() {
+        for element in TYPES {
+            for (rows, width, inner, rank) in [(1, 7, 1, 1), (9, 14, 33, 3), (67, 70, 20, 40), (0, 9, 5, 2)] {
+                let [dy, x, h, w, b] = [rows * width, rows * inner, rows * rank, width * inner, width * rank]
+                    .map(|len| Input::random(element, len as u64, len));
+                let (m, n, _) = vectors(width);
+                let [dy_, x_, h_, w_, b_, m_, n_] = [&dy, &x, &h, &w, &b, &m, &n].map(|input| input.on(&device));
+                let before = Input::random(Element::F32, 31, width);
+                let mut dm = before.on(&device);
+                let a = DoraVanished {
+                    dy: dy_.view(),
+                    x: x_.view(),
+                    h: h_.view(),
+                    w: w_.view(),
+                    b: b_.view(),
+                    scaling: S,
+                    columns: DoraColumns { m: m_.view(), n: n_.view(), bias: None },
+                    dm: dm.view_mut(),
+                };
+                dora_vanished(device.as_ref(), a).unwrap();
+                let dot = |a: &Input, i: usize, b: &Input, j: usize, len: usize| -> f64 {
+                    (0..len).map(|k| a.values[i * len + k] * b.values[j * len + k]).sum()
+                };
+                let want = (0..width).map(|o| {
+                    let (m, n) = (m.values[o], n.values[o]);
+                    if n == 0.0 || m.abs() > 1e-6 * n {
+                        return before.values[o];
+                    }
+                    let z = |t: usize| dot(&x, t, &w, o, inner) + f64::from(S) * dot(&h, t, &b, o, rank);
+                    (0..rows).map(|t| dy.values[t * width + o] * z(t)).sum::<f64>() / n
+                });
+                close("dm", &dm, &want.collect::<Vec<_>>(), 2e-5);
+            }
+        }
+    }
+}
+
+/// At most 1.1 times the least; vectors are read once for 64 rows, sums written once.
+#[test]
+fn traffic_is_the_least() {
+    let (rows, width) = (256, 512);
+    let host = device(1);
+    let device: std::sync::Arc<dyn dora_kernels::Driver> = host.clone();
+    let buffers: Vec<Buffer> =
+        (0..4).map(|stream| Input::random(Element::BF16, stream, rows * width).on(&device)).collect();
+    let (m, n, bias) = vectors(width);
+    let (m, n, bias) = (m.on(&device), n.on(&device), bias.on(&device));
+    let columns = DoraColumns { m: m.view(), n: n.view(), bias: Some(bias.view()) };
+    let (mut y, mut z, mut partial) = (
+        room(&device, Element::BF16, rows * width),
+        buffers[3].duplicate().unwrap(),
+        room(&device, Element::F32, dora_strips(rows) * width),
+    );
+    let views: Vec<View<'_>> = buffers.iter().map(Buffer::view).collect();
+    let a = DoraCompose { z: Some(views[0]), low: views[1], scaling: S, columns, y: y.view_mut() };
+    dora_compose(device.as_ref(), a).unwrap();
+    let a = DoraComposeDropout {
+        base: Some(views[0]),
+        z: z.view_mut(),
+        low: views[1],
+        scaling: S,
+        columns,
+        y: y.view_mut(),
+    };
+    dora_compose_dropout(device.as_ref(), a).unwrap();
+    let a = DoraBackward {
+        dy: Some(views[0]),
+        value: views[1],
+        columns,
+        dz: y.view_mut(),
+        rest: None,
+        partial: partial.view_mut(),
+    };
+    dora_backward(device.as_ref(), a).unwrap();
+    let elements = rows * width;
+    traffic(&host, "dora_compose_bf16", elements, 6.0, 1.1);
+    traffic(&host, "dora_compose_dropout_bf16", elements, 10.0, 1.1);
+    traffic(&host, "dora_backward_bf16", elements, 6.0, 1.1);
+}

@@ -1,0 +1,20 @@
+//! Every kernel on the host driver, against f64 references: awkward sizes, both element types, three scheduling seeds.
+
+mod adamw;
+mod attention;
+mod cast;
+mod cross_entropy;
+mod dora;
+mod dora_norms;
+mod dropout;
+mod embedding;
+mod nf4;
+mod pointwise;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod shim;
+mod signatures;
+mod support;
+mod swiglu;
+mod traffic;

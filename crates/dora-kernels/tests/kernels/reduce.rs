@@ -1,0 +1,67 @@
+//! reduce.cu: norms, clipping and sums of columns. Squares are added in f64 (tolerance 1e-12), columns in f32 (1e-6).
+
+use dora_kernels::Element::{BF16, F32, F64};
+use dora_kernels::launch::{clip, column_parts, column_sum, parts_of_rows, parts_of_squares, sum_of_squares};
+
+use crate::support::{Input, close, devices, room, values};
+
+#[test]
+fn norms_and_factors_agree_with_f64() {
+    for device in devices() {
+        for element in [F32, BF16] {
+            for n in [1, 9, 16_384, 50_001] {
+                let x = Input::random(element, 1, n);
+                let mut parts = room(&device, F64, parts_of_squares(n));
+                sum_of_squares(device.as_ref(), x.on(&device).view(), parts.view_mut()).unwrap();
+                let want: f64 = x.values.iter().map(|x| x * x).sum();
+                let found: f64 = values(&parts).iter().sum();
+                assert!((found - want).abs() <= 1e-12 * want, "{found}, expected {want}");
+                let mut out = room(&device, F32, 2);
+                for most in [0.0f32, 1e-3, 1e6] {
+                    clip(device.as_ref(), parts.view(), most, out.view_mut()).unwrap();
+                    let factor = if most > 0.0 { (f64::from(most) / (want.sqrt() + 1e-6)).min(1.0) } else { 1.0 };
+                    close("clip", &out, &[want.sqrt(), factor], 1e-7);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn large_numbers_do_not_overflow_and_what_is_not_finite_shows() {
+    for device in devices() {
+        let run = |x: &[f64]| {
+            let x = Input::new(F32, x).on(&device);
+            let (mut parts, mut out) = (room(&device, F64, 1), room(&device, F32, 2));
+            sum_of_squares(device.as_ref(), x.view(), parts.view_mut()).unwrap();
+            clip(device.as_ref(), parts.view(), 1.0, out.view_mut()).unwrap();
+            values(&out)
+        };
+        let out = run(&[3e37, -4e37, 0.0]);
+        assert!((out[0] / 5e37 - 1.0).abs() < 1e-6 && out[1] > 0.0, "{out:?}");
+        assert!(run(&[1.0, f64::NAN, 2.0]).iter().all(|x| x.is_nan()));
+        let out = run(&[f64::INFINITY, 1.0]);
+        assert!(out[0] == f64::INFINITY && out[1].is_nan(), "{out:?}");
+    }
+}
+
+#[test]
+fn columns_add_up() {
+    for device in devices() {
+        for element in [F32, BF16] {
+            for (rows, columns) in [(1, 1), (33, 7), (2100, 3), (65, 136)] {
+                let x = Input::random(element, 1, rows * columns);
+                let count = parts_of_rows(rows);
+                let mut parts = room(&device, F32, count * columns);
+                column_parts(device.as_ref(), x.on(&device).view(), rows, parts.view_mut()).unwrap();
+                let mut want = vec![0.0; columns];
+                x.values.iter().enumerate().for_each(|(i, x)| want[i % columns] += x);
+                let mut y = room(&device, F32, columns);
+                column_sum(device.as_ref(), parts.view(), false, y.view_mut()).unwrap();
+                close("columns", &y, &want, 2e-5);
+                column_sum(device.as_ref(), parts.view(), true, y.view_mut()).unwrap();
+                close("columns twice", &y, &want.iter().map(|x| 2.0 * x).collect::<Vec<_>>(), 2e-5);
+            }
+        }
+    }
+}
