@@ -1,6 +1,6 @@
 //! `dora train`: fine-tunes a model on rows, and writes an adapter (or, with `--method full`, a model) with the run's record.
 
-mod memory;
+pub mod memory;
 mod profile;
 mod record;
 mod settings;
@@ -29,7 +29,7 @@ use crate::failure::Usage;
 use crate::interrupt::Interrupt;
 use profile::Profile;
 use record::Record;
-pub use settings::{Args, DataArgs};
+pub use settings::{Args, DataArgs, name};
 use watch::Watch;
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
