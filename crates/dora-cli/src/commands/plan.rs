@@ -18,11 +18,11 @@ use dora_models::{nf4, published};
 use dora_tensor::{DType, Nf4Options};
 use serde_json::{Map, Value, json};
 
-use super::train::memory::{mb, terms_mb};
 use super::train::name;
 use crate::base::Precision;
 use crate::console::Console;
 use crate::failure::Usage;
+use crate::prediction::{mb, terms_mb};
 use choice::{Choice, Priority, choose};
 use setup::{Request, Setup};
 
@@ -100,16 +100,20 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         "threads": request.threads, "methods": methods, "recommended": setup.as_ref().map(|setup| name(setup.method)),
         "reasons": reasons, "notes": notes, "run_file": run_file,
     });
-    let recommended = setup.as_ref().map_or("nothing as asked", |setup| setup.method.title());
+    let recommended = setup.as_ref().map_or("nothing fits".into(), |setup| match setup.seq_len {
+        tokens if tokens < seq_len => format!("{}, with rows of at most {tokens} tokens", setup.method.title()),
+        _ => setup.method.title().to_owned(),
+    });
     let mut text = format!("{}\n\nrecommended: {recommended}\n", table::text(&request, &shape, &setups));
     reasons.iter().chain(&notes).for_each(|sentence| text.push_str(&format!("  {sentence}\n")));
     match (&run_file, &args.output) {
         (Some(settings), None) => {
-            text.push_str(&format!("\nrun file, for dora train --config FILE:\n{:#}", Value::Object(settings.clone())));
+            let settings = Value::Object(settings.clone());
+            text.push_str(&format!("\nrun file for dora train --config FILE ({PATHS}):\n{settings:#}"));
         }
         (Some(settings), Some(path)) => {
             write_file(path, format!("{:#}\n", Value::Object(settings.clone())).as_bytes())?;
-            text.push_str(&format!("\nrun file: {0}\n  dora train --config {0}", path.display()));
+            text.push_str(&format!("\nrun file ({PATHS}):\n  dora train --config {}", path.display()));
         }
         (None, _) => {}
     }
@@ -119,6 +123,9 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// What a plan cannot know.
+const PATHS: &str = "put your paths in place of model, data and output";
 
 /// A model's shape and how its weights are stored.
 struct Found {
@@ -194,12 +201,11 @@ fn run_file(args: &Args, setup: &Setup) -> Map<String, Value> {
         "rank": args.rank, "alpha": 2 * args.rank, "target_modules": "all-linear", "lr": 2e-4, "schedule": "linear",
         "warmup_steps": 10, "weight_decay": 0.0, "max_grad_norm": 1.0, "batch_size": setup.batch_size,
         "grad_accum": setup.grad_accum, "max_seq_len": setup.seq_len, "long_rows": "refuse", "epochs": 3, "seed": 0,
-        "gradient_checkpointing": setup.gradient_checkpointing, "dtype": args.dtype.map(name),
+        "gradient_checkpointing": setup.gradient_checkpointing,
     });
-    match settings {
-        Value::Object(settings) => settings,
-        _ => unreachable!("an object was written"),
-    }
+    let Value::Object(mut settings) = settings else { unreachable!("an object was written") };
+    settings.extend(args.dtype.map(|dtype| ("dtype".to_owned(), name(dtype).into())));
+    settings
 }
 
 fn json_of(setup: &Setup, parameters: usize, rank: usize) -> Value {

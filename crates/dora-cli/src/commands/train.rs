@@ -1,6 +1,6 @@
 //! `dora train`: fine-tunes a model on rows, and writes an adapter (or, with `--method full`, a model) with the run's record.
 
-pub mod memory;
+mod memory;
 mod profile;
 mod record;
 mod settings;
@@ -27,6 +27,7 @@ use crate::base::{self, Base};
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::interrupt::Interrupt;
+use crate::prediction;
 use profile::Profile;
 use record::Record;
 pub use settings::{Args, DataArgs, name};
@@ -78,9 +79,9 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     }
     let plan = Plan::new(&data, args.plan_options(&data_options));
     let steps = args.steps(plan.steps_per_epoch());
-    let prediction = memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained);
-    console.note(memory::line(&prediction));
-    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &prediction)?;
+    let predicted = memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained);
+    console.note(prediction::line(&predicted));
+    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &predicted)?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
@@ -110,7 +111,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     saved?;
     let object = object?;
     Ok(Outcome {
-        text: format!("{}; {}", watch.summary(&args.output, ending), memory::outcome(&prediction)),
+        text: format!("{}; {}", watch.summary(&args.output, ending), prediction::outcome(&predicted)),
         object,
         interrupted: matches!(ending, Ending::Interrupted(_)),
         held_out: watch.held_out(),

@@ -47,36 +47,44 @@ pub fn choose(request: &Request, priority: Priority, setups: &[Setup]) -> Result
         _ => fitting().next(),
     };
     let Some(chosen) = chosen else { return smaller(request, priority) };
-    let mut reasons = vec![why(priority, chosen)];
+    let mut reasons = vec![why(request, priority, chosen)];
     if priority != Priority::Speed {
         let passed_over = offered.iter().take_while(|setup| setup.method != chosen.method);
         reasons.extend(passed_over.map(|setup| too_large(request, setup)));
     }
+    reasons.extend(rule_of_thumb(request, priority, chosen));
     reasons.extend(how(request, chosen));
     Ok(Choice { setup: Some(chosen.clone()), reasons })
 }
 
-fn why(priority: Priority, chosen: &Setup) -> String {
-    let name = chosen.method.title();
+fn why(request: &Request, priority: Priority, chosen: &Setup) -> String {
+    let (name, dtype) = (chosen.method.title(), request.dtype);
     match (priority, chosen.method) {
         (Priority::Quality, Method::Dora) => {
-            "Quality comes first, and there is memory for 16-bit weights: DoRA.".into()
+            format!("Quality comes first, and there is memory for weights in {dtype}: DoRA.")
         }
-        (Priority::Quality, _) => "Quality comes first, within what 4-bit weights leave: QDoRA.".into(),
+        (Priority::Quality, _) => "Quality comes first, in the memory that 4-bit weights take: QDoRA.".into(),
         (Priority::Compatibility, Method::Lora) => {
             "A proven configuration comes first: every trainer and server knows LoRA.".into()
         }
-        (Priority::Compatibility, _) => {
-            "A proven configuration comes first, and LoRA over 4-bit weights is one: QLoRA.".into()
+        (Priority::Compatibility, _) => "A proven configuration comes first; over 4-bit weights that is QLoRA.".into(),
+        (Priority::Memory, _) => {
+            "Memory comes first: 4-bit weights, and the fewest parameters that train on them.".into()
         }
-        (Priority::Memory, _) => "Memory comes first: 4-bit weights, and the fewest adapter parameters on them.".into(),
         (Priority::Speed, _) => {
-            format!(
-                "Time comes first: {name} has the fewest operations a token of what fits ({:.2} of LoRA's).",
-                chosen.relative_time
-            )
+            let time = chosen.relative_time;
+            format!("Time comes first: of what fits {name} has the fewest operations, {time:.2} of LoRA's.")
         }
     }
+}
+
+/// What the course's figures for a 7B would have said, where the prediction says otherwise.
+fn rule_of_thumb(request: &Request, priority: Priority, chosen: &Setup) -> Option<String> {
+    let memory = request.memory.filter(|_| priority == Priority::Quality && request.stored_nf4.is_none())?;
+    let rule = if memory >= 16_000_000_000 { Method::Dora } else { Method::Qdora };
+    let name = rule.title();
+    let text = "The rule for a 7B (DoRA from 16 GB, QDoRA from 8 to 10 GB) says";
+    (rule != chosen.method).then(|| format!("{text} {name}; the prediction decides."))
 }
 
 fn too_large(request: &Request, setup: &Setup) -> String {
@@ -94,7 +102,9 @@ fn how(request: &Request, chosen: &Setup) -> Vec<String> {
         ));
     }
     if chosen.gradient_checkpointing {
-        reasons.push("Activations are computed again in the backward pass, which takes a third more time.".into());
+        reasons.push(
+            "Activations are computed again in the backward pass, which takes a third to a half more time.".into(),
+        );
     }
     if let Some(memory) = request.memory.filter(|&memory| chosen.prediction.peak() > memory - memory / 10) {
         let (peak, memory) = (gb(chosen.prediction.peak()), gb(memory));

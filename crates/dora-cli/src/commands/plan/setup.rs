@@ -1,5 +1,6 @@
-//! A method's setting for a machine: the first of a ladder that fits. A step's rows may go in several passes, which changes
-//! neither the step nor, much, its time; computing blocks again costs a third more time, so it comes after that.
+//! A method's setting for a machine: the first of a ladder that fits with a twentieth to spare, else its last, the smallest. A
+//! step's rows may go in several passes, which changes neither the step nor, much, its time; computing blocks again costs time,
+//! so it comes after that.
 
 use std::num::NonZeroUsize;
 
@@ -70,7 +71,7 @@ impl Request {
         }
     }
 
-    /// The setting of a method for rows of so many tokens: the first that fits, else the smallest.
+    /// The setting of a method for rows of so many tokens.
     pub fn setup(&self, method: Method, seq_len: usize) -> Result<Setup> {
         let config = AdapterConfig {
             r: self.rank,
@@ -87,8 +88,14 @@ impl Request {
             ladder = ladder.split_off(ladder.len() - 1);
         }
         let last = ladder.pop().expect("a batch has at least one row");
-        let first = ladder.into_iter().map(|(n, again)| self.at(method, &targets, seq_len, n, again)).find(|s| s.fits);
+        let first =
+            ladder.into_iter().map(|(n, again)| self.at(method, &targets, seq_len, n, again)).find(|s| self.spares(s));
         Ok(first.unwrap_or_else(|| self.at(method, &targets, seq_len, last.0, last.1)))
+    }
+
+    /// Whether a twentieth of the memory is left.
+    fn spares(&self, setup: &Setup) -> bool {
+        self.memory.is_none_or(|memory| setup.prediction.peak() <= memory - memory / 20)
     }
 
     fn at(&self, method: Method, targets: &[Target], seq_len: usize, batch_size: usize, again: bool) -> Setup {

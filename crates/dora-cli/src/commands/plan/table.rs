@@ -4,7 +4,6 @@ use dora_adapters::count::thousands;
 
 use super::quality;
 use super::setup::{Request, Setup};
-use crate::adapter_args::Method;
 
 const LABEL: usize = 24;
 const COLUMN: usize = 15;
@@ -58,6 +57,6 @@ pub fn text(request: &Request, name: &str, setups: &[Setup]) -> String {
 
 /// Where the times come from.
 const TIME: [&str; 2] = [
-    "Time: floating-point operations a token, counted, over LoRA's with all activations kept. 4-bit weights are",
-    "widened as they are used, which is not counted: measured times are in benches/RESULTS.md.",
+    "time: floating-point operations, counted, over those of LoRA with all activations kept; that 4-bit",
+    "weights are widened as they are used is not counted (measured times: benches/RESULTS.md)",
 ];
