@@ -112,7 +112,8 @@ fn memory_is_saved_step_by_step() {
     };
     assert_eq!(setting("100GB"), (6, 1, false));
     assert_eq!(setting("2GB"), (3, 2, false));
-    assert_eq!(setting("800MB"), (1, 6, false));
+    assert_eq!(setting("1GB"), (1, 6, false));
+    assert_eq!(setting("800MB"), (6, 1, true));
     assert_eq!(setting("600MB"), (3, 2, true));
     assert_eq!(setting("1MB"), (1, 6, true));
 }
