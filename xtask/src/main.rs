@@ -3,6 +3,7 @@
 mod build_kernels;
 mod ci;
 mod demo_model;
+mod memory;
 mod synth_model;
 
 use std::path::Path;
@@ -28,6 +29,8 @@ enum Task {
     TrainDemoModel(demo_model::Args),
     /// Write a checkpoint of a published model's shape with random weights, to measure with
     SynthModel(synth_model::Args),
+    /// Compare predicted with measured peak memory of training at a published model's shape
+    Memory(memory::Args),
 }
 
 fn main() -> Result<()> {
@@ -37,5 +40,6 @@ fn main() -> Result<()> {
         Task::BuildKernels(args) => build_kernels::run(root, &args),
         Task::TrainDemoModel(args) => demo_model::run(root, &args),
         Task::SynthModel(args) => synth_model::run(root, &args),
+        Task::Memory(args) => memory::run(root, &args),
     }
 }

@@ -31,30 +31,36 @@ pub struct Args {
 
 /// Writes the checkpoint.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let Some(shape) = published::find(&args.config) else {
+    let parameters = write(root, &args.config, &args.output, args.seed)?;
+    println!("{parameters} parameters in {}", args.output.display());
+    Ok(())
+}
+
+/// Writes a checkpoint of the shape of a name, and gives the number of its parameters.
+pub fn write(root: &Path, name: &str, output: &Path, seed: u64) -> Result<usize> {
+    let Some(shape) = published::find(name) else {
         let known: Vec<&str> = published::all().map(|shape| shape.name).collect();
-        bail!("--config is {:?}, expected one of {}", args.config, known.join(", "));
+        bail!("--config is {name:?}, expected one of {}", known.join(", "));
     };
-    ensure_writable_dir(&args.output)?;
+    ensure_writable_dir(output)?;
     let text = format!("{:#}\n", shape.config_json());
-    let path = args.output.join("config.json");
+    let path = output.join("config.json");
     let config = LlamaConfig::from_json(&text, &path)?;
     write_file(&path, text.as_bytes())?;
     let assets = root.join("crates/dora-cli/assets/model");
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         let bytes = fs::read(assets.join(name)).with_context(|| format!("reading {name} of the demo model"))?;
-        write_file(&args.output.join(name), &bytes)?;
+        write_file(&output.join(name), &bytes)?;
     }
     let tensors = tensors(&config);
     let plan = tensors.iter().map(|(name, shape)| (name.clone(), DType::BF16, shape.clone())).collect();
-    let mut writer = CheckpointWriter::create(&args.output, plan, MAX_SHARD_BYTES)?;
+    let mut writer = CheckpointWriter::create(output, plan, MAX_SHARD_BYTES)?;
     for (number, (name, shape)) in (0..).zip(&tensors) {
-        let bytes: SharedBytes = Arc::new(values(args.seed, number, shape));
+        let bytes: SharedBytes = Arc::new(values(seed, number, shape));
         writer.write(name, &Tensor::from_shared(bytes, DType::BF16, shape)?)?;
     }
     writer.finish()?;
-    println!("{} parameters in {}", config.shape().parameters, args.output.display());
-    Ok(())
+    Ok(config.shape().parameters)
 }
 
 /// Names and shapes in the order of execution.

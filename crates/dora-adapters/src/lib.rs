@@ -2,7 +2,7 @@
 //!
 //! * [`config`]: the settings, and [`config_file`] their `adapter_config.json`; [`pattern`]: its regular expressions.
 //! * [`targets`]: which layers a model's adapter is on; [`count`]: how many parameters that trains.
-//! * [`memory`]: the peak memory of a training run, predicted.
+//! * [`memory`], [`flops`]: the peak memory of a training run, predicted, and the operations of a step, counted.
 //! * [`factors`]: the adapter's tensors and their file.
 //! * [`Adapter`]: the adapter on a model, ready to train.
 //! * [`merge()`]: the adapter in the base model's weights.
@@ -18,6 +18,7 @@ pub mod count;
 mod dora;
 pub mod error;
 pub mod factors;
+pub mod flops;
 mod inject;
 mod lora;
 pub mod memory;

@@ -24,6 +24,17 @@ pub enum Method {
 }
 
 impl Method {
+    /// Its name as people write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Method::Lora => "LoRA",
+            Method::Dora => "DoRA",
+            Method::Qlora => "QLoRA",
+            Method::Qdora => "QDoRA",
+            Method::Full => "full",
+        }
+    }
+
     /// Whether there is a magnitude.
     pub fn is_dora(self) -> bool {
         matches!(self, Method::Dora | Method::Qdora)

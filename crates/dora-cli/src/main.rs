@@ -8,6 +8,7 @@ mod commands;
 mod console;
 mod failure;
 mod interrupt;
+mod prediction;
 mod results;
 mod run_file;
 
@@ -17,7 +18,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use dora_tensor::Device;
 
-use crate::commands::{analyze, compare, eval, generate, merge, params, quantize, quickstart, train};
+use crate::commands::{analyze, compare, eval, generate, merge, params, plan, quantize, quickstart, train};
 use crate::console::Console;
 use crate::failure::{Usage, exit_code};
 
@@ -58,6 +59,8 @@ enum Command {
     Analyze(analyze::Args),
     /// Count the parameters that an adapter would train; needs config.json only
     Params(params::Args),
+    /// Choose a method: memory, time and quality of each, a recommendation, and a run file; needs config.json only
+    Plan(plan::Args),
 }
 
 /// Has the C library map every large buffer on its own, so that a freed one goes back to the system: by default the threshold
@@ -111,5 +114,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Compare(args) => compare::run(args, &console),
         Command::Analyze(args) => analyze::run(args, &console),
         Command::Params(args) => params::run(args, &console),
+        Command::Plan(args) => plan::run(args, &console),
     }
 }

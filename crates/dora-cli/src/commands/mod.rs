@@ -6,6 +6,7 @@ pub mod eval;
 pub mod generate;
 pub mod merge;
 pub mod params;
+pub mod plan;
 pub mod quantize;
 pub mod quickstart;
 pub mod train;

@@ -27,9 +27,10 @@ use crate::base::{self, Base};
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::interrupt::Interrupt;
+use crate::prediction;
 use profile::Profile;
 use record::Record;
-pub use settings::{Args, DataArgs};
+pub use settings::{Args, DataArgs, name};
 use watch::Watch;
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
@@ -78,9 +79,9 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     }
     let plan = Plan::new(&data, args.plan_options(&data_options));
     let steps = args.steps(plan.steps_per_epoch());
-    let prediction = memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained);
-    console.note(memory::line(&prediction));
-    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &prediction)?;
+    let predicted = memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained);
+    console.note(prediction::line(&predicted));
+    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &predicted)?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
@@ -91,6 +92,8 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     let ended = run_loop(&objective, &trained.parameters, &data, &plan, held_out.as_ref(), &options, &mut watch);
     let profile = args.profile.then(|| Profile::take(loop_start.elapsed().as_secs_f64()));
     watch.finish();
+    // What the steps handed on would lie beside the copies that saving makes.
+    dora_tensor::cpu::release_buffers();
     if let Some(profile) = &profile {
         console.note(profile.table());
     }
@@ -108,7 +111,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     saved?;
     let object = object?;
     Ok(Outcome {
-        text: format!("{}; {}", watch.summary(&args.output, ending), memory::outcome(&prediction)),
+        text: format!("{}; {}", watch.summary(&args.output, ending), prediction::outcome(&predicted)),
         object,
         interrupted: matches!(ending, Ending::Interrupted(_)),
         held_out: watch.held_out(),

@@ -14,4 +14,4 @@ pub use panels::{
     widen_rectangle,
 };
 pub use parallel::{add_assign, column_sums, for_row_blocks, map_blocks, scratch};
-pub use pool::{buffer, recycle, zeros};
+pub use pool::{buffer, recycle, release_buffers, zeros};

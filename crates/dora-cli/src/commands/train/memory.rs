@@ -1,11 +1,9 @@
-//! The peak memory that a run is predicted to have, said before it starts.
+//! The peak memory that a run is predicted to have, from its model, rows and options.
 
 use dora_adapters::memory::{Prediction, Run, Trained as What, predict};
 use dora_adapters::targets::Target;
 use dora_models::shape::PassSize;
 use dora_train::data::{Dataset, Plan};
-use dora_train::metrics::peak_rss_mb;
-use serde_json::{Map, Value, json};
 
 use super::Trained;
 use super::settings::Args;
@@ -13,7 +11,7 @@ use crate::base::Base;
 use crate::commands::eval::BATCH_TOKENS;
 
 /// Predicts the peak of a run of so many steps.
-pub fn of_run(
+pub(super) fn of_run(
     args: &Args,
     steps: usize,
     base: &Base,
@@ -40,28 +38,4 @@ pub fn of_run(
         row_tokens: data.report.tokens + held_out.map_or(0, |rows| rows.report.tokens),
         threads: rayon::current_num_threads(),
     })
-}
-
-/// A number of bytes in MB (10^6 bytes).
-pub fn mb(bytes: usize) -> f64 {
-    bytes as f64 / 1e6
-}
-
-/// The prediction in a line.
-pub fn line(prediction: &Prediction) -> String {
-    let terms = prediction.terms.iter().filter(|(_, bytes)| *bytes > 0);
-    let terms: Vec<String> = terms.map(|(name, bytes)| format!("{name} {:.0}", mb(*bytes))).collect();
-    format!("predicted peak memory: {:.0} MB ({})", mb(prediction.peak()), terms.join(", "))
-}
-
-/// What was measured, beside what was predicted.
-pub fn outcome(prediction: &Prediction) -> String {
-    let measured = peak_rss_mb().map(|mb| format!("{mb:.0} MB, ")).unwrap_or_default();
-    format!("peak memory {measured}predicted {:.0} MB", mb(prediction.peak()))
-}
-
-/// The terms in MB, under names of `run.json`.
-pub fn terms_mb(prediction: &Prediction) -> Value {
-    let term = |(name, bytes): &(&str, usize)| (name.replace(' ', "_"), json!(mb(*bytes)));
-    Value::Object(prediction.terms.iter().map(term).collect::<Map<_, _>>())
 }

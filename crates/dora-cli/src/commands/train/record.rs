@@ -12,12 +12,12 @@ use dora_train::metrics::peak_rss_mb;
 use dora_train::run::Ending;
 use serde_json::{Value, json};
 
-use super::memory;
 use super::profile::Profile;
 use super::settings::Args;
 use super::watch::Watch;
 use super::{Trained, base_sha256};
 use crate::base::Base;
+use crate::prediction;
 
 /// Name of the file in a run's folder.
 const RUN_FILE: &str = "run.json";
@@ -34,7 +34,7 @@ impl Record {
         data: &Dataset,
         held_out: Option<&Dataset>,
         trained: &Trained,
-        prediction: &Prediction,
+        predicted: &Prediction,
     ) -> Result<Self> {
         let options = args.rows.options(base)?;
         let adapter = trained.adapter.as_ref().map(|a| serde_json::from_str::<Value>(&a.config().to_json()));
@@ -47,8 +47,8 @@ impl Record {
             "base_sha256": base_sha256(base)?,
             "data": rows(data),
             "eval_data": held_out.map(rows),
-            "predicted_peak_mb": memory::mb(prediction.peak()),
-            "predicted_terms_mb": memory::terms_mb(prediction),
+            "predicted_peak_mb": prediction::mb(predicted.peak()),
+            "predicted_terms_mb": prediction::terms_mb(predicted),
         });
         write(&args.output, &record)?;
         Ok(Record(record))

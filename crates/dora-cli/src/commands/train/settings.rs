@@ -256,6 +256,6 @@ impl Args {
 }
 
 /// A choice as the command line spells it.
-fn name(choice: impl ValueEnum) -> String {
+pub fn name(choice: impl ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).expect("no choice is hidden")
 }

@@ -1,0 +1,100 @@
+//! `cargo xtask memory`: predicted against measured peak memory, for every method, with and without gradient checkpointing, on
+//! a model of a published shape with random weights. Runs `dora train` for three steps each and fails where a prediction is off
+//! by more than a tenth.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use dora_models::published;
+use dora_tensor::rng::Philox;
+use serde_json::{Value, json};
+
+use crate::synth_model;
+
+/// Arguments of `cargo xtask memory`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Shape by name
+    #[arg(long, default_value = "smollm2-135m")]
+    config: String,
+    /// Folder for the model and the runs; a model that is there is used
+    #[arg(long)]
+    dir: PathBuf,
+    /// Rows of a pass
+    #[arg(long, default_value_t = 4)]
+    batch_size: usize,
+    /// Tokens of a row
+    #[arg(long, default_value_t = 256)]
+    seq_len: usize,
+    /// Methods to measure
+    #[arg(long, value_delimiter = ',', default_value = "full,lora,dora,qlora,qdora")]
+    methods: Vec<String>,
+}
+
+/// Most that a prediction may be off.
+const TOLERANCE: f64 = 0.1;
+
+/// Measures, prints a table, and fails where a prediction is off.
+pub fn run(root: &Path, args: &Args) -> Result<()> {
+    let model = args.dir.join(&args.config);
+    if !model.join("config.json").exists() {
+        synth_model::write(root, &args.config, &model, 0)?;
+    }
+    let shape = published::find(&args.config).with_context(|| format!("no shape is called {:?}", args.config))?;
+    let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
+    let rows = args.dir.join("rows.jsonl");
+    std::fs::write(&rows, random_rows(3 * args.batch_size, args.seq_len, vocabulary)?)?;
+    println!("{:<8} {:<14} {:>12} {:>12} {:>8}", "method", "checkpointing", "predicted MB", "measured MB", "off");
+    let mut worst = 0f64;
+    for method in &args.methods {
+        for checkpointing in [false, true] {
+            let (predicted, measured) = peaks(root, args, &model, &rows, method, checkpointing)?;
+            let off = predicted / measured - 1.0;
+            worst = worst.max(off.abs());
+            let checkpointing = if checkpointing { "yes" } else { "no" };
+            println!("{method:<8} {checkpointing:<14} {predicted:>12.0} {measured:>12.0} {:>+7.1}%", 100.0 * off);
+        }
+    }
+    ensure!(worst <= TOLERANCE, "a prediction is off by {:.1} %, expected at most 10 %", 100.0 * worst);
+    Ok(())
+}
+
+/// Predicted and measured peak of a run, in MB.
+fn peaks(root: &Path, args: &Args, model: &Path, rows: &Path, method: &str, checkpointing: bool) -> Result<(f64, f64)> {
+    let output = args.dir.join("run");
+    let mut command = Command::new(env!("CARGO"));
+    command.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--locked",
+        "-p",
+        "dora-cli",
+        "--",
+        "train",
+        "--json",
+        "--max-steps=3",
+    ]);
+    command.arg("--model").arg(model).arg("--data").arg(rows).arg("--output").arg(&output);
+    command.arg(format!("--method={method}")).arg(format!("--batch-size={}", args.batch_size)).current_dir(root);
+    command.args(checkpointing.then_some("--gradient-checkpointing"));
+    let ran = command.output().context("starting dora")?;
+    if !ran.status.success() {
+        bail!("dora train --method {method} failed: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let record: Value = serde_json::from_slice(&ran.stdout).context("reading what dora train printed")?;
+    let number = |value: &Value| value.as_f64().with_context(|| format!("a peak is {value}, expected a number"));
+    Ok((number(&record["predicted_peak_mb"])?, number(&record["results"]["peak_rss_mb"])?))
+}
+
+/// Rows of random ids, all labelled.
+fn random_rows(rows: usize, tokens: usize, vocabulary: usize) -> Result<String> {
+    let mut rng = Philox::new(0, 0);
+    let mut text = String::new();
+    for _ in 0..rows {
+        let ids: Vec<u64> = (0..tokens).map(|_| rng.below(vocabulary as u64)).collect();
+        text.push_str(&format!("{}\n", json!({ "input_ids": ids, "labels": ids })));
+    }
+    Ok(text)
+}
