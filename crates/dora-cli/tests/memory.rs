@@ -52,7 +52,13 @@ fn rows(n: u64, tokens: u64) -> Vec<Value> {
 /// The record of two steps.
 fn record(room: &Room, model: &Path, data: &Path, options: &[&str]) -> Value {
     let out = room.path("out");
-    let ran = train(model, data, &out, &[&["--max-steps=2", "--no-shuffle", "--batch-size=4"], options].concat()).good();
+    let ran = train(
+        model,
+        data,
+        &out,
+        &[&["--max-steps=2", "--no-shuffle", "--batch-size=4", "--threads=2"], options].concat(),
+    )
+    .good();
     let record = read_json(&out.join("run.json"));
     let said = format!("predicted peak memory: {:.0} MB (weights ", record["predicted_peak_mb"].as_f64().unwrap());
     assert!(ran.err.contains(&said), "{said}: {}", ran.err);
