@@ -117,12 +117,17 @@ pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, dx: ArrayViewMut2<f
 }
 
 /// Row i of a panel times `gain[i]`.
-pub fn scale_each_row(mut panel: ArrayViewMut2<f32>, gain: &[f32]) {
-    for (mut row, &g) in panel.rows_mut().into_iter().zip(gain) {
-        match row.as_slice_mut() {
-            Some(row) => simd(|| row.iter_mut().for_each(|x| *x *= g)),
-            None => row.map_inplace(|x| *x *= g),
-        }
+pub fn scale_each_row(panel: ArrayViewMut2<f32>, gain: &[f32]) {
+    for_rows(panel, |i, row| {
+        let g = gain[i];
+        simd(|| row.iter_mut().for_each(|x| *x *= g));
+    });
+}
+
+/// Calls `f(i, row)` for every row of a part of row-major columns.
+pub fn for_rows(mut part: ArrayViewMut2<f32>, mut f: impl FnMut(usize, &mut [f32])) {
+    for (i, mut row) in part.rows_mut().into_iter().enumerate() {
+        f(i, row.as_slice_mut().expect("the rows of a row-major matrix are contiguous"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
 use super::norms::Terms;
-use crate::cpu::{Stored, buffer, column_sums, for_row_panels, product, scale_each_row};
+use crate::cpu::{Stored, buffer, column_sums, for_row_panels, for_rows, product, scale_each_row, simd};
 use crate::ops::linear::cpu::{add_bias, view};
 use crate::ops::lora::cpu::Expansion;
 use crate::{Result, Tensor};
@@ -51,9 +51,11 @@ pub(super) fn forward(
             (Some(dropped), Some(mut z)) => {
                 product(x, panel.t(), y.view_mut(), 1.0, 0.0);
                 product(dropped, panel.t(), z.view_mut(), 1.0, 0.0);
-                for (mut y, z) in y.rows_mut().into_iter().zip(z.rows()) {
-                    y.iter_mut().zip(z).zip(&gain).for_each(|((y, z), g)| *y += (g - 1.0) * z);
-                }
+                for_rows(y.view_mut(), |i, y| {
+                    let z = z.row(i);
+                    let z = z.as_slice().expect("z is laid out as y");
+                    simd(|| y.iter_mut().zip(z).zip(&gain).for_each(|((y, z), g)| *y += (g - 1.0) * z));
+                });
                 low.add(rows.clone(), None, z);
             }
             _ => {

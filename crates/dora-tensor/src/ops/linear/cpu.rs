@@ -1,15 +1,13 @@
 //! Pieces of linear layers on the CPU.
 
-use crate::cpu::{buffer, column_sums, matmul};
+use crate::cpu::{buffer, column_sums, for_rows, matmul, simd};
 use crate::{Result, Tensor};
 use ndarray::ArrayViewMut2;
 
 /// Every row of y plus b, where there is one.
-pub(crate) fn add_bias(mut y: ArrayViewMut2<f32>, bias: Option<&[f32]>) {
+pub(crate) fn add_bias(y: ArrayViewMut2<f32>, bias: Option<&[f32]>) {
     let Some(bias) = bias else { return };
-    for mut row in y.rows_mut() {
-        row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-    }
+    for_rows(y, |_, row| simd(|| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b)));
 }
 
 /// A tensor's elements as a matrix to write to; copied first where another tensor shares them.
