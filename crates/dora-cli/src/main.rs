@@ -8,6 +8,7 @@ mod commands;
 mod console;
 mod failure;
 mod interrupt;
+mod output;
 mod prediction;
 mod results;
 mod run_file;

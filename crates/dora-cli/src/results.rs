@@ -1,19 +1,18 @@
-//! Results of `dora eval --output FILE`, for `dora compare`: FILE holds a line of JSON for each item; beside it, under the
-//! ending `.summary.json`, stand the figures of all, and the hashes that say what was measured on what.
+//! Results of `dora eval --output FILE`, for `dora compare`: FILE holds a line of JSON for each item; beside it, in
+//! `FILE.summary.json`, stand the figures of all, and the hashes that say what was measured on what.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use dora_models::checkpoint::write_file;
-use dora_tensor::Nf4Options;
 use dora_train::data::Row;
-use dora_train::metrics::peak_rss_mb;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::base;
+use crate::base::{self, Base};
+use crate::failure::Usage;
 
 /// A question and its answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +38,17 @@ pub struct AnswerLine {
     pub text: Option<String>,
 }
 
+impl AnswerLine {
+    /// What contradicts itself in it.
+    pub fn fault(&self) -> Option<String> {
+        let right = self.predicted.as_ref() == Some(&self.gold);
+        (self.right != right).then(|| {
+            let predicted = self.predicted.as_deref().unwrap_or("none");
+            format!("found right = {} for answer {predicted} where {} is right", self.right, self.gold)
+        })
+    }
+}
+
 /// A row and its loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,9 +63,18 @@ pub struct RowLine {
     pub tokens: usize,
 }
 
+impl RowLine {
+    /// What cannot be in it.
+    pub fn fault(&self) -> Option<String> {
+        (self.tokens == 0).then(|| "found 0 labelled tokens".to_owned())
+    }
+}
+
 /// Where the figures of all items of a file are.
 pub fn summary_path(output: &Path) -> PathBuf {
-    output.with_extension("summary.json")
+    let mut name = output.as_os_str().to_owned();
+    name.push(".summary.json");
+    name.into()
 }
 
 /// Names a row: the first 16 hexadecimal digits of the SHA-256 of its ids and labels.
@@ -67,8 +86,8 @@ pub fn row_hash(row: &Row) -> String {
 }
 
 /// What was evaluated: hashes of the model, of the base that it or the adapter was trained from, and of the adapter; the
-/// record of that training where there is one; how the weights were held; and this program's version and memory.
-pub fn identity(model: &Path, adapter: Option<&Path>, nf4: Option<Nf4Options>) -> Result<Map<String, Value>> {
+/// record of that training where there is one; how the weights are held; and this program's version.
+pub fn identity(model: &Path, adapter: Option<&Path>, held: &Base) -> Result<Map<String, Value>> {
     let training = run_record(adapter.unwrap_or(model))?;
     let model_sha256 = base::sha256(model)?;
     // A fine-tune of all weights is a model of its own, made from another.
@@ -82,15 +101,18 @@ pub fn identity(model: &Path, adapter: Option<&Path>, nf4: Option<Nf4Options>) -
     Ok(into_map(json!({
         "base_sha256": base.unwrap_or(&model_sha256), "model_sha256": model_sha256,
         "adapter_sha256": adapter.map(of_adapter).transpose()?,
-        "nf4": nf4.map(|nf4| json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant })),
-        "training": training, "dora_version": env!("CARGO_PKG_VERSION"), "peak_rss_mb": peak_rss_mb(),
+        "nf4": held.nf4.map(|nf4| json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant })),
+        "dtype": held.dtype.to_string(), "training": training, "dora_version": env!("CARGO_PKG_VERSION"),
     })))
 }
 
 /// `run.json` of a folder, where it has one.
 pub fn run_record(dir: &Path) -> Result<Option<Value>> {
     let path = dir.join("run.json");
-    let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    let bytes = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?,
+    };
     Ok(Some(Value::Object(dora_models::json::object(&bytes, &path)?)))
 }
 

@@ -144,7 +144,7 @@ fn refusals() {
     let message = format!("--tuned {} is the base model, expected another", shown(&spelled));
     refused(&of(&["--tuned", shown(&spelled)]), 2, &message);
     let folder = room.path("");
-    let message = format!("--svg {} is a folder, expected a file such as scatter.svg", shown(&folder));
+    let message = format!("--svg {} is a folder, expected a file", shown(&folder));
     refused(&of(&["--adapter", shown(&adapter), "--svg", shown(&folder)]), 2, &message);
     // Another model's weights, weights in 4 bits, and weights that are no numbers.
     let ran = of(&["--tuned", shown(&embedded())]);

@@ -64,12 +64,21 @@ fn by_likelihood() {
     let plain = score(&data, &[]).good().object();
     assert_eq!(keys(&plain), FIGURES);
     let object = score(&data, &["--output", shown(&out)]).good().object();
-    let identity =
-        ["adapter_sha256", "base_sha256", "dora_version", "model_sha256", "nf4", "output", "peak_rss_mb", "training"];
+    let identity = [
+        "adapter_sha256",
+        "base_sha256",
+        "dora_version",
+        "dtype",
+        "model_sha256",
+        "nf4",
+        "output",
+        "peak_rss_mb",
+        "training",
+    ];
     let mut both = [&FIGURES[..], &identity].concat();
     both.sort_unstable();
     assert_eq!(keys(&object), both);
-    assert_eq!(read_json(&room.path("new folder/base.summary.json")), object);
+    assert_eq!(read_json(&room.path("new folder/base.jsonl.summary.json")), object);
     let lines = lines(&out);
     let mut right = 0;
     for (i, line) in lines.iter().enumerate() {
@@ -158,7 +167,7 @@ fn rows_item_by_item() {
     let line = ["eval", "--json", "--model", shown(&plain()), "--data", shown(&data)].map(str::to_owned);
     let without = dora(&line).good().object();
     let with = dora(line.iter().map(String::as_str).chain(["--output", shown(&out)])).good().object();
-    assert_eq!(with, read_json(&room.path("rows.results.summary.json")));
+    assert_eq!(with, read_json(&room.path("rows.results.jsonl.summary.json")));
     assert_eq!((&with["loss"], &with["rows"]), (&without["loss"], &without["rows"]));
     let lines = lines(&out);
     let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
@@ -220,15 +229,28 @@ fn options_that_do_not_fit() {
     assert_eq!(score(&data, &["--by=beam"]).code, 2);
     let ran = dora(["eval", "--model", shown(&plain), "--data", shown(&data), "--task=answers"]);
     refused(&ran, 2, &format!("{} has no tokenizer.json, expected one to read questions", shown(&plain)));
-    let same = format!("--output {} is also read as --data, expected a file of its own", shown(&data));
+    let same = format!("--output {} is also read, expected a file of its own", shown(&data));
     refused(&score(&data, &["--output", shown(&data)]), 2, &same);
-    let beside = room.write("results.summary.json", "[]");
+    let beside = room.write("results.jsonl.summary.json", "[]");
     let results = room.path("results.jsonl");
-    let same = format!("--output {} is also read as --data, expected a file of its own", shown(&results));
+    let same = format!("--output {} is also read, expected a file of its own", shown(&beside));
     refused(&score(&beside, &["--output", shown(&results)]), 2, &same);
     let folder = room.path("");
-    let message = format!("--output {} is a folder, expected a file such as results.jsonl", shown(&folder));
+    let message = format!("--output {} is a folder, expected a file", shown(&folder));
     refused(&score(&data, &["--output", shown(&folder)]), 2, &message);
+    let model = room.copy(&embedded(), "model");
+    let config = fs::read(model.join("config.json")).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        let file = model.join(name);
+        let line =
+            ["eval", "--model", shown(&model), "--data", shown(&data), "--task=answers", "--output", shown(&file)];
+        let message =
+            format!("--output {} is a file of {}, which is read; expected a new file", shown(&file), shown(&model));
+        refused(&dora(line), 2, &message);
+    }
+    assert_eq!(fs::read(model.join("config.json")).unwrap(), config);
+    let message = "--output /dev/null is a device or the like, expected a file";
+    refused(&score(&data, &["--output", "/dev/null"]), 2, message);
     let below = data.join("out.jsonl");
     let message = format!("--output: {}: found a file, expected a folder to write to", shown(&data));
     refused(&score(&data, &["--output", shown(&below)]), 2, &message);

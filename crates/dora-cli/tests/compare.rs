@@ -22,7 +22,7 @@ fn results(room: &Room, name: &str, lines: &[Value], changed: Value) -> PathBuf 
     let mut summary = json!({ "base_sha256": "base", "data_sha256": "data", "training": null });
     let fields = changed.as_object().unwrap().clone();
     summary.as_object_mut().unwrap().extend(fields);
-    room.write(&format!("{name}.summary.json"), summary.to_string());
+    room.write(&format!("{name}.jsonl.summary.json"), summary.to_string());
     room.rows(&format!("{name}.jsonl"), lines)
 }
 
@@ -313,14 +313,19 @@ fn pairs_that_are_no_seeds() {
     let [a1, a2, b1, b2] = [&a[0], &a[1], &b[0], &b[1]];
     let message = format!("{} has seed 1 and {} seed 2, expected pairs of the same seed", shown(a1), shown(b2));
     refuses(&[a1, a2, b2, b1], &message);
-    let message = format!("{} and {} are of the same seed on the same data, expected each once", shown(a1), shown(a1));
-    refuses(&[a1, a1, b1, b1], &message);
+    refuses(&[a1, a1, b1, b2], &format!("{} is on one side twice, expected each result once", shown(a1)));
+    let again = ["lora", "dora"].map(|method| {
+        answers(&room, &format!("{method}-again"), &[true; 100], json!({ "training": training(method, 1) }))
+    });
+    let message =
+        format!("{} and {} are of the same seed on the same data, expected each once", shown(a1), shown(&again[0]));
+    refuses(&[a1, &again[0], b1, &again[1]], &message);
     let mut other = training("lora", 2);
     other["settings"]["lr"] = json!(1e-4);
     let changed = answers(&room, "changed", &[true; 100], json!({ "training": other }));
     let found =
         format!("{} and {} are on the same side but differ in lr (0.0002 and 0.0001)", shown(a1), shown(&changed));
-    refuses(&[a1, &changed, b1, b2], &format!("{found}, expected seeds of one method"));
+    refuses(&[a1, &changed, b1, b2], &format!("{found}, expected results of one method"));
     refuses(&[a1, a2, b1], "found 3 results to compare, expected as many of A as of B");
     assert_eq!(dora(["compare", shown(a1)]).code, 2);
     assert_eq!(dora(["compare"]).code, 2);
@@ -334,10 +339,10 @@ fn files_that_are_no_results() {
     let read = |path: &Path| format!("cannot read {}: No such file or directory (os error 2)", shown(path));
     let missing = room.path("none.jsonl");
     refuses(&[&a, &missing], &read(&missing));
-    std::fs::remove_file(room.path("b.summary.json")).unwrap();
-    refuses(&[&a, &b], &read(&room.path("b.summary.json")));
+    std::fs::remove_file(room.path("b.jsonl.summary.json")).unwrap();
+    refuses(&[&a, &b], &read(&room.path("b.jsonl.summary.json")));
     let cut = answers(&room, "cut", &[true, true], json!({ "questions": 3 }));
-    let beside = room.path("cut.summary.json");
+    let beside = room.path("cut.jsonl.summary.json");
     refuses(&[&a, &cut], &format!("{} holds 2 items, expected 3 by {}", shown(&cut), shown(&beside)));
     let line = std::fs::read_to_string(&a).unwrap();
     let line = line.lines().next().unwrap();
@@ -353,6 +358,21 @@ fn files_that_are_no_results() {
         assert!(ran.err.starts_with(&start), "{}", ran.err);
         assert!(ran.err.ends_with(", expected a line of `dora eval --output`\n") && ran.code == 2, "{}", ran.err);
     }
+    let wrong = line.replace("\"right\":true", "\"right\":false");
+    assert_ne!(wrong, line);
+    let path = answers(&room, "wrong", &[true, true], json!({}));
+    room.write("wrong.jsonl", format!("{wrong}\n{line}\n"));
+    let ran = dora(["compare", shown(&a), shown(&path)]);
+    assert!(
+        ran.code == 2 && ran.err.starts_with(&format!("error: {}:1: found right = false", shown(&path))),
+        "{}",
+        ran.err
+    );
+    let losses = rows(&room, "tokens", |_| 1.0, json!({}));
+    let none = std::fs::read_to_string(&losses).unwrap().replace("\"tokens\":1}", "\"tokens\":0}");
+    room.write("tokens.jsonl", none);
+    let ran = dora(["compare", shown(&losses), shown(&a)]);
+    assert!(ran.code == 2 && ran.err.contains("tokens.jsonl:1: found 0 labelled tokens, expected"), "{}", ran.err);
     let empty = answers(&room, "empty", &[], json!({}));
     refuses(&[&empty, &a], &format!("{} holds no item, expected at least one", shown(&empty)));
     let folder = room.path("folder");
@@ -361,6 +381,11 @@ fn files_that_are_no_results() {
     let message = format!("{} is missing, expected the folder of a run of `dora train`", shown(&path));
     refuses(&[&folder, &a], &message);
     let mut record = training("lora", 1);
+    record["results"]["ending"] = json!("interrupted");
+    let stopped = run(&room, "stopped", &record);
+    let path = stopped.join("run.json");
+    let message = format!("{} holds a run that was interrupted, expected one that finished", shown(&path));
+    refuses(&[&stopped, &a], &message);
     record["results"]["ending"] = json!("failed");
     let failed = run(&room, "failed", &record);
     let path = failed.join("run.json");
@@ -408,4 +433,68 @@ fn real_runs_and_their_evaluations() {
         number(&item["low"]) <= number(&item["difference"]) && number(&item["difference"]) <= number(&item["high"])
     );
     assert_eq!(by_item["settings_that_differ"], json!({ "method": ["lora", "dora"] }));
+}
+
+/// Every item worse by the same: no spread, yet no doubt.
+#[test]
+fn a_constant_difference_is_one() {
+    let room = Room::new();
+    let (a, b) = (rows(&room, "a", |_| 1.0, json!({})), rows(&room, "b", |_| 1.5, json!({})));
+    let object = compare(&[&a, &b]);
+    assert_eq!(object["better"], "a");
+    assert!(
+        text(&object["verdict"]).starts_with("A better by 0.5000 of loss (95 % interval 0.5000 to 0.5000)"),
+        "{object}"
+    );
+}
+
+/// Two results whose names differ behind the last dot keep a summary each.
+#[test]
+fn summaries_of_their_own() {
+    let room = Room::new();
+    let data = room.rows("rows.jsonl", &token_rows(3));
+    let files = ["r.seed1", "r.seed2"].map(|name| room.path(name));
+    for file in &files {
+        let model = plain();
+        dora(["eval", "--model", shown(&model), "--data", shown(&data), "--output", shown(file)]).good();
+    }
+    assert!(
+        files
+            .iter()
+            .all(|file| read_json(&room.path(&format!("{}.summary.json", shown(file))))["output"] == shown(file))
+    );
+}
+
+#[test]
+fn too_few_items_promise_nothing() {
+    let room = Room::new();
+    let (a, b) = (answers(&room, "a", &[true, false, true], json!({})), answers(&room, "b", &[true; 3], json!({})));
+    let object = compare(&[&a, &b]);
+    assert!(text(&object["next"]).starts_with("3 questions cannot show any difference, however large"), "{object}");
+    let (a, b) = (answers(&room, "one", &[true], json!({})), answers(&room, "two", &[false], json!({})));
+    let object = compare(&[&a, &b]);
+    assert!(object["better"].is_null() && !text(&object["next"]).contains("compare the two files"), "{object}");
+}
+
+#[test]
+fn sides_that_mix_methods() {
+    let room = Room::new();
+    let of = |method: &str, task: &str| {
+        let changed = json!({ "data_sha256": task, "training": training(method, 1) });
+        answers(&room, &format!("{method}-{task}"), &[true, false, true], changed)
+    };
+    let [l1, l2, d1, d2] = [of("lora", "t1"), of("lora", "t2"), of("dora", "t1"), of("dora", "t2")];
+    let found = format!("{} and {} are on the same side but differ in method (lora and dora)", shown(&l1), shown(&d2));
+    refuses(&[&l1, &d2, &d1, &l2], &format!("{found}, expected results of one method"));
+    let unknown = ["u1", "u2", "v1", "v2"].map(|name| answers(&room, name, &[true, false, true], json!({})));
+    let found = format!("{} is one of 2 on the same data but no seed is on record", shown(&unknown[0]));
+    refuses(&unknown, &format!("{found}, expected results of trained models (run.json beside the adapter)"));
+    let mut other = training("dora", 1);
+    (other["base_sha256"], other["method"]) = (json!("another"), json!("dora"));
+    let elsewhere =
+        answers(&room, "elsewhere", &[true, false, true], json!({ "data_sha256": "t1", "training": other }));
+    let mut here = training("lora", 1);
+    here["base_sha256"] = json!("one");
+    let here = answers(&room, "here", &[true, false, true], json!({ "data_sha256": "t1", "training": here }));
+    not_alike(&here, &elsewhere, "they were trained on different base models (found one and another as base_sha256)");
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dora_adapters::analysis::{LayerChange, Tuned, analyze};
 use dora_adapters::factors;
-use dora_models::checkpoint::{ensure_writable_dir, write_file};
+use dora_models::checkpoint::write_file;
 use dora_models::model::Architecture;
 use dora_stats::{Correlation, correlation};
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::merge::trained_over_nf4;
 use crate::console::Console;
 use crate::failure::Usage;
+use crate::output::check_file;
 
 /// Arguments of `dora analyze`.
 #[derive(clap::Args)]
@@ -38,7 +39,8 @@ pub struct Args {
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     if let Some(svg) = &args.svg {
-        check_output(svg)?;
+        let read: Vec<PathBuf> = [&args.model].into_iter().chain(&args.adapter).chain(&args.tuned).cloned().collect();
+        check_file("--svg", svg, &read)?;
     }
     let (what, layers) = args.changes(console)?;
     let groups = groups(&layers);
@@ -92,15 +94,6 @@ impl Args {
         let changes = analyze(&self.model, &shape, &Tuned::Adapter(&layers), nf4)?;
         Ok((format!("{method}, rank {}", config.r), changes))
     }
-}
-
-/// A file that can be written, before any work.
-fn check_output(svg: &std::path::Path) -> Result<()> {
-    if svg.is_dir() || svg.file_name().is_none() {
-        return Err(Usage(format!("--svg {} is a folder, expected a file such as scatter.svg", svg.display())).into());
-    }
-    let folder = svg.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    Ok(ensure_writable_dir(folder).map_err(|e| Usage(format!("--svg: {e}")))?)
 }
 
 fn projection(layer: &LayerChange) -> &str {

@@ -36,6 +36,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let mut left = sides;
     let right = left.split_off(n / 2);
     left.iter().zip(&right).try_for_each(|(a, b)| check_alike(a, b))?;
+    [&left, &right].into_iter().try_for_each(|arm| check_arm(arm))?;
     let tasks = by_data(left, right).into_iter().map(|pairs| {
         check_seeds(&pairs)?;
         Task::of(pairs)
@@ -117,7 +118,26 @@ fn by_data(left: Vec<Side>, right: Vec<Side>) -> Vec<Vec<(Side, Side)>> {
     tasks
 }
 
-/// Pairs on the same data must be seeds: alike within each arm but for the seed, and of the same seed within each pair.
+/// All of one side must be of one method: no file twice, and alike in all settings but the seed, as far as they are known; on
+/// other data, where steps and the like may differ, alike in method and rank.
+fn check_arm(arm: &[Side]) -> Result<(), Usage> {
+    for (i, side) in arm.iter().enumerate().skip(1) {
+        let (path, first) = (side.path.display(), arm[0].path.display());
+        if arm[..i].iter().any(|other| other.path.canonicalize().ok() == side.path.canonicalize().ok()) {
+            return Err(Usage(format!("{path} is on one side twice, expected each result once")));
+        }
+        let elsewhere = arm[0].data() != side.data();
+        let counts = |name: &str| if elsewhere { ["method", "r"].contains(&name) } else { name != "seed" };
+        let differing = costs::differing(&arm[0], side).into_iter().find(|(name, _)| counts(name));
+        if let Some((name, [was, is])) = differing {
+            let found = format!("{first} and {path} are on the same side but differ in {name} ({was} and {is})");
+            return Err(Usage(format!("{found}, expected results of one method")));
+        }
+    }
+    Ok(())
+}
+
+/// Pairs on the same data must be seeds: each of its own seed, which the pair shares.
 fn check_seeds(pairs: &[(Side, Side)]) -> Result<(), Usage> {
     if pairs.len() == 1 {
         return Ok(());
@@ -132,25 +152,26 @@ fn check_seeds(pairs: &[(Side, Side)]) -> Result<(), Usage> {
         }
     }
     for arm in [pairs.iter().map(|p| &p.0).collect::<Vec<_>>(), pairs.iter().map(|p| &p.1).collect()] {
-        for (i, side) in arm.iter().enumerate().skip(1) {
-            let (path, first) = (side.path.display(), arm[0].path.display());
-            if let Some(same) = arm[..i].iter().find(|other| seed(other).is_some() && seed(other) == seed(side)) {
+        for (i, side) in arm.iter().enumerate() {
+            let path = side.path.display();
+            if seed(side).is_none() {
+                let found = format!("{path} is one of {} on the same data but no seed is on record", arm.len());
+                return Err(Usage(format!(
+                    "{found}, expected results of trained models (run.json beside the adapter)"
+                )));
+            }
+            if let Some(same) = arm[..i].iter().find(|other| seed(other) == seed(side)) {
                 let same = same.path.display();
                 return Err(Usage(format!(
                     "{same} and {path} are of the same seed on the same data, expected each once"
                 )));
-            }
-            let differing = costs::differing(arm[0], side).into_iter().find(|(name, _)| name != "seed");
-            if let Some((name, [was, is])) = differing {
-                let found = format!("{first} and {path} are on the same side but differ in {name} ({was} and {is})");
-                return Err(Usage(format!("{found}, expected seeds of one method")));
             }
         }
     }
     Ok(())
 }
 
-/// A number of JSON as a person reads it.
+/// A value of JSON as a person reads it.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

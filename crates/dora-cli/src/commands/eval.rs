@@ -10,10 +10,10 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 use dora_adapters::Adapter;
-use dora_models::checkpoint::ensure_writable_dir;
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
 use dora_train::data::{Dataset, LoadOptions as DataOptions, Row};
+use dora_train::metrics::peak_rss_mb;
 use dora_train::objective::CausalLm;
 use dora_train::row_losses::{RowLoss, row_losses};
 use serde_json::{Map, Value, json};
@@ -24,6 +24,7 @@ use crate::adapter_args::Nf4Args;
 use crate::base::{Base, Precision};
 use crate::console::Console;
 use crate::failure::Usage;
+use crate::output::check_file;
 use crate::results::{self, RowLine};
 
 /// Arguments of `dora eval`.
@@ -114,13 +115,18 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
     }
+    let identity = match args.output {
+        Some(_) => Some(results::identity(&args.model, args.adapter.as_deref(), &base)?),
+        None => None,
+    };
     let outcome = match args.task {
         None => rows(&args, &base, console)?,
         Some(Task::Answers) => answers::score(&args, &base, console)?,
     };
     let mut object = outcome.object;
-    if let Some(path) = &args.output {
-        object.extend(results::identity(&args.model, args.adapter.as_deref(), base.nf4)?);
+    if let (Some(path), Some(identity)) = (&args.output, identity) {
+        object.extend(identity);
+        object.insert("peak_rss_mb".into(), json!(peak_rss_mb()));
         object.insert("output".into(), json!(path));
         results::write(path, &outcome.lines, &object)?;
     }
@@ -139,20 +145,11 @@ impl Args {
     /// Refuses what can be told before anything loads.
     fn check(&self) -> Result<()> {
         let Some(output) = &self.output else { return Ok(()) };
-        let files = [output.clone(), results::summary_path(output)];
-        let same = |data: &PathBuf| {
-            files.iter().any(|file| file.exists() && file.canonicalize().ok() == data.canonicalize().ok())
-        };
-        if self.data.iter().any(same) {
-            let found = output.display();
-            return Err(Usage(format!("--output {found} is also read as --data, expected a file of its own")).into());
+        let read: Vec<PathBuf> = self.data.iter().chain([&self.model]).chain(&self.adapter).cloned().collect();
+        for file in [output, &results::summary_path(output)] {
+            check_file("--output", file, &read)?;
         }
-        if output.is_dir() || output.file_name().is_none() {
-            let found = output.display();
-            return Err(Usage(format!("--output {found} is a folder, expected a file such as results.jsonl")).into());
-        }
-        let folder = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(ensure_writable_dir(folder).map_err(|e| Usage(format!("--output: {e}")))?)
+        Ok(())
     }
 }
 

@@ -63,7 +63,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         Stop::Eos => "eos",
         Stop::Length => "length",
         Stop::Context => "context",
-        Stop::Watcher => "watcher",
+        Stop::Watcher => unreachable!("showing the text ends nothing"),
     };
     if answer.stop == Stop::Context {
         console.note(format!("note: the model's context of {} tokens is full", base.model.context()));

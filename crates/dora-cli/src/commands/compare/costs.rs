@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use dora_adapters::count::thousands;
 use serde_json::{Map, Value, json};
 
 use super::shown;
@@ -44,7 +45,8 @@ impl Costs {
         let all = COSTS.iter().zip(&self.figures);
         let known = all.filter(|(_, figures)| figures.iter().any(Option::is_some));
         let line = |((name, _, unit), [a, b]): (&(&str, &str, &str), &[Option<f64>; 2])| {
-            let show = |x: &Option<f64>| x.map_or("no record".into(), |x| format!("{}{unit}", thousands(x)));
+            let show =
+                |x: &Option<f64>| x.map_or("no record".into(), |x| format!("{}{unit}", thousands(x.round() as usize)));
             let ratio = a.zip(*b).filter(|(a, _)| *a > 0.0).map_or(String::new(), |(a, b)| format!("× {:.2}", b / a));
             [(*name).to_owned(), show(a), show(b), ratio]
         };
@@ -69,10 +71,17 @@ impl Costs {
     }
 }
 
-/// Settings of the training, of the adapter and of its 4-bit weights that two sides do not share; none where one is unknown.
+/// Settings of the evaluation, of the training and of the adapter that two sides do not share; those of the training only where
+/// both are known.
 pub fn differing(a: &Side, b: &Side) -> Vec<(String, [String; 2])> {
-    let (Some(a), Some(b)) = (&a.training, &b.training) else { return Vec::new() };
     let mut settings = Vec::new();
+    for name in ["dtype", "nf4"] {
+        let values = [a, b].map(|side| side.held(name));
+        if values[0] != values[1] {
+            settings.push((format!("evaluated with {name}"), values.map(|value| shown(&value))));
+        }
+    }
+    let (Some(a), Some(b)) = (&a.training, &b.training) else { return settings };
     for part in ["settings", "adapter_config"] {
         let none = Map::new();
         let [left, right] = [a, b].map(|run| run[part].as_object().unwrap_or(&none));
@@ -90,11 +99,4 @@ pub fn differing(a: &Side, b: &Side) -> Vec<(String, [String; 2])> {
             .push(("training data".into(), [a, b].map(|run| shown(&run["data"]["sha256"]).chars().take(12).collect())));
     }
     settings
-}
-
-/// A whole number with a comma between each three digits.
-pub fn thousands(x: f64) -> String {
-    let digits = format!("{x:.0}");
-    let comma = |place: usize| place > 0 && (digits.len() - place).is_multiple_of(3);
-    digits.char_indices().flat_map(|(place, digit)| comma(place).then_some(',').into_iter().chain([digit])).collect()
 }

@@ -46,9 +46,13 @@ impl Side {
         };
         let results = &record["results"];
         match results["ending"].as_str() {
-            Some("finished" | "interrupted") => {}
+            Some("finished") => {}
             ending => {
-                let found = ending.map_or("no results yet".into(), |ending| format!("a run that {ending}"));
+                let found = match ending {
+                    Some("interrupted") => "a run that was interrupted".to_owned(),
+                    Some(ending) => format!("a run that {ending}"),
+                    None => "no results yet".to_owned(),
+                };
                 return Err(Usage(format!("{shown} holds {found}, expected one that finished")).into());
             }
         }
@@ -64,8 +68,8 @@ impl Side {
         let (text, beside) = (read(path)?, summary_path(path));
         let record = dora_models::json::object(read(&beside)?.as_bytes(), &beside)?;
         let measured = match record.get("task") {
-            None => Measured::Rows(lines(&text, path)?),
-            Some(_) => Measured::Answers(lines(&text, path)?),
+            None => Measured::Rows(lines(&text, path, RowLine::fault)?),
+            Some(_) => Measured::Answers(lines(&text, path, AnswerLine::fault)?),
         };
         let (found, field) = match &measured {
             Measured::Answers(lines) => (lines.len(), "questions"),
@@ -88,7 +92,7 @@ impl Side {
     /// Hash of the data that was measured on, if any was.
     pub fn data(&self) -> Option<&str> {
         match self.measured {
-            Measured::Run(_) => self.record["eval_data"]["sha256"].as_str(),
+            Measured::Run(_) => self.record.get("eval_data")?.get("sha256")?.as_str(),
             _ => self.record.get("data_sha256").and_then(Value::as_str),
         }
     }
@@ -96,6 +100,19 @@ impl Side {
     /// Hash of the base model.
     pub fn base(&self) -> Option<&str> {
         self.record.get("base_sha256").and_then(Value::as_str)
+    }
+
+    /// How an evaluation held the weights: its `dtype` or `nf4`.
+    pub fn held(&self, name: &str) -> Value {
+        match self.measured {
+            Measured::Run(_) => Value::Null,
+            _ => self.record.get(name).cloned().unwrap_or(Value::Null),
+        }
+    }
+
+    /// Hash of the base that the training was on.
+    fn trained_on(&self) -> Option<&str> {
+        self.training.as_ref()?.get("base_sha256")?.as_str()
     }
 
     /// How questions were answered.
@@ -127,11 +144,11 @@ impl Side {
         }
     }
 
-    /// Hash and position of every item.
-    fn items(&self) -> Vec<(&str, usize)> {
+    /// Hash, position and labelled tokens of every item.
+    fn items(&self) -> Vec<(&str, usize, usize)> {
         match &self.measured {
-            Measured::Answers(lines) => lines.iter().map(|line| (line.item.as_str(), line.index)).collect(),
-            Measured::Rows(lines) => lines.iter().map(|line| (line.item.as_str(), line.index)).collect(),
+            Measured::Answers(lines) => lines.iter().map(|line| (line.item.as_str(), line.index, 1)).collect(),
+            Measured::Rows(lines) => lines.iter().map(|line| (line.item.as_str(), line.index, line.tokens)).collect(),
             Measured::Run(_) => Vec::new(),
         }
     }
@@ -164,24 +181,46 @@ pub fn check_alike(a: &Side, b: &Side) -> Result<(), Usage> {
     if differ(Side::data) {
         return refuse(format!("they were measured on different data ({} as SHA-256)", hashes(Side::data)));
     }
+    if let (Some(left), Some(right)) = (a.trained_on(), b.trained_on())
+        && left != right
+    {
+        let [left, right] = [left, right].map(|hash| hash.chars().take(12).collect::<String>());
+        return refuse(format!("they were trained on different base models (found {left} and {right} as base_sha256)"));
+    }
     let training_data = |side: &Side| side.training.as_ref().map(|run| run["data"]["sha256"].clone());
     if matches!(a.measured, Measured::Run(_)) && training_data(a) != training_data(b) {
         return refuse("they were trained on different data, expected the same for two runs".into());
+    }
+    for side in [a, b] {
+        if side.base().is_none() || (side.data().is_none() && !matches!(side.measured, Measured::Run(_))) {
+            return refuse(format!("{} names no base_sha256 and data_sha256, expected both", side.path.display()));
+        }
     }
     let (left, right) = (a.items(), b.items());
     if left.len() != right.len() {
         return refuse(format!("found {} and {} items, expected the same", left.len(), right.len()));
     }
     match left.iter().zip(&right).position(|(a, b)| a != b) {
+        Some(at) if (left[at].0, left[at].1) == (right[at].0, right[at].1) => {
+            let (found, at) = (format!("{} and {} labelled tokens", left[at].2, right[at].2), at + 1);
+            refuse(format!("line {at} has {found}, expected the same"))
+        }
         Some(at) => refuse(format!("line {} is another item in each, expected the same", at + 1)),
         None => Ok(()),
     }
 }
 
-fn lines<T: DeserializeOwned>(text: &str, path: &Path) -> Result<Vec<T>, Usage> {
+/// Reads the lines of a file; `fault` says what is wrong with one that can be read.
+fn lines<T: DeserializeOwned>(text: &str, path: &Path, fault: fn(&T) -> Option<String>) -> Result<Vec<T>, Usage> {
     let line = |(at, line)| {
-        let expected = "expected a line of `dora eval --output`";
-        serde_json::from_str(line).map_err(|e| Usage(format!("{}:{}: {e}, {expected}", path.display(), at + 1)))
+        let refuse = |found: String| {
+            Usage(format!("{}:{}: {found}, expected a line of `dora eval --output`", path.display(), at + 1))
+        };
+        let line: T = serde_json::from_str(line).map_err(|e| refuse(e.to_string()))?;
+        match fault(&line) {
+            Some(found) => Err(refuse(found)),
+            None => Ok(line),
+        }
     };
     text.lines().enumerate().map(line).collect()
 }

@@ -2,9 +2,14 @@
 
 use dora_stats::Seeds;
 
-use super::costs::{Costs, thousands};
+use dora_adapters::count::thousands;
+
+use super::costs::Costs;
 use super::task::{Found, Measure, Task, Test, Unit};
 use super::{Judged, Outcome};
+
+/// Items below which no test can reach p < 0.05: half of all signs of six alike is 2/64.
+const LEAST: usize = 6;
 
 /// Everything, verdict first.
 pub fn report(judged: &Judged, costs: &Costs) -> String {
@@ -67,6 +72,7 @@ fn sentence(judged: &Judged, i: usize) -> String {
     let size = size(test, test.gain());
     let Some(found) = &test.found else {
         let why = match task.pairs.len() {
+            _ if test.unit != Unit::Seeds => format!("a single one of the {} tells nothing", test.unit.name()),
             k if k >= Seeds::LEAST => {
                 "every seed gives exactly the same difference, which no test can weigh".to_owned()
             }
@@ -84,7 +90,7 @@ fn sentence(judged: &Judged, i: usize) -> String {
         _ => p,
     };
     match judged.outcome(i) {
-        _ if found.smallest == 0.0 => {
+        _ if found.smallest == 0.0 && test.gain() == 0.0 => {
             format!("Within noise: A and B do the same on every one of the {} {}.", test.n, test.unit.name())
         }
         _ if test.gain() == 0.0 => format!("Within noise: A and B are even ({p})."),
@@ -94,8 +100,7 @@ fn sentence(judged: &Judged, i: usize) -> String {
         Outcome::A | Outcome::B => {
             let over = if test.unit == Unit::Seeds { format!(" over {} seeds", test.n) } else { String::new() };
             let (low, high) = (found.interval.low, found.interval.high);
-            let ends =
-                if (test.difference() >= 0.0) == (low >= 0.0) && low >= 0.0 { [low, high] } else { [-high, -low] };
+            let ends = if test.difference() >= 0.0 { [low, high] } else { [-high, -low] };
             let [low, high] = ends.map(|end| amount(test.measure, end));
             format!(
                 "{ahead} better by {size}{over} (95 % interval {low} to {high}), {p}: {chance} only {}.",
@@ -116,6 +121,7 @@ fn advice(task: &Task, outcome: Outcome) -> String {
         Seeds::LEAST
     );
     match (outcome, &test.found) {
+        (Outcome::Undecided, None) if !by_seed => "evaluate both on hundreds of items.".into(),
         (Outcome::Undecided, _) | (_, None) => format!(
             "evaluate both on the same held-out items (`dora eval --output`) and compare the two files; or train both with \
              at least {} seeds and compare all runs.",
@@ -133,13 +139,17 @@ fn advice(task: &Task, outcome: Outcome) -> String {
 
 /// How many items or seeds would decide what is within noise.
 fn more(test: &Test, found: &Found) -> String {
-    let (n, unit) = (thousands(test.n as f64), test.unit.name());
-    if found.smallest == 0.0 {
+    let (n, unit) = (thousands(test.n), test.unit.name());
+    if found.smallest == 0.0 && test.gain() == 0.0 {
         return format!("these {n} {unit} do not tell the two apart at all; take harder ones.");
+    }
+    if test.unit != Unit::Seeds && test.n < LEAST {
+        return format!("{n} {unit} cannot show any difference, however large; take hundreds.");
     }
     let shown = format!("these {n} show differences of {} or more (4 times out of 5)", size(test, found.smallest));
     let seen = size(test, test.gain());
-    match (found.needed, test.unit) {
+    match (found.needed.filter(|&k| k > test.n as f64), test.unit) {
+        (None, _) if found.needed.is_some() => format!("somewhat more {unit} than these would show {seen}; {shown}."),
         (Some(k), Unit::Seeds) => {
             format!("about {k} seeds an arm would show {seen}, if that is the true difference; {shown}.")
         }
@@ -269,5 +279,5 @@ fn number(p: f64) -> String {
 /// A count to two digits that count.
 fn rounded(x: f64) -> String {
     let scale = 10f64.powf((x.max(1.0).log10().floor() - 1.0).max(0.0));
-    thousands((x / scale).round() * scale)
+    thousands(((x / scale).round() * scale) as usize)
 }
