@@ -26,11 +26,9 @@
 struct uint2 { unsigned x, y; };
 struct float2 { float x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) float4 { float x, y, z, w; };
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 template <class To, class From>
 inline To shim_bits(From from) {
@@ -41,28 +39,13 @@ inline To shim_bits(From from) {
 }
 inline unsigned __float_as_uint(float x) { return shim_bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return shim_bits<float>(x); }
-inline int __float_as_int(float x) { return shim_bits<int>(x); }
-inline float __int_as_float(int x) { return shim_bits<float>(x); }
 
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 // One rounding each, which nvcc does not contract.
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __fdividef(float x, float y) { return x / y; }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
-
-// Byte i of the result is byte (selector nibble i) of the eight bytes b:a.
-inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
-    uint64_t bytes = uint64_t(b) << 32 | a;
-    unsigned result = 0;
-    for (int i = 0; i < 4; i++) result |= unsigned(bytes >> (selector >> 4 * i & 7) * 8 & 0xFF) << 8 * i;
-    return result;
-}
 
 template <class T>
 inline T min(T a, T b) { return b < a ? b : a; }

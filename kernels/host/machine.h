@@ -2,6 +2,7 @@
 #pragma once
 
 #include <csetjmp>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <signal.h>
@@ -65,9 +66,9 @@ struct Machine {
 
     Machine() {
         stacks = map((STACK + PAGE) * MOST_THREADS);
-        for (size_t i = 0; i < MOST_THREADS; i++) mprotect(stacks + i * (STACK + PAGE), PAGE, PROT_NONE);
+        for (size_t i = 0; i < MOST_THREADS; i++) guard(stacks + i * (STACK + PAGE));
         shared = map(MOST_SHARED + PAGE);
-        mprotect(shared + MOST_SHARED, PAGE, PROT_NONE);
+        guard(shared + MOST_SHARED);
         stack_t alternative;
         sigaltstack(nullptr, &alternative);
         if (alternative.ss_flags & SS_DISABLE) {
@@ -83,8 +84,17 @@ struct Machine {
 
     static unsigned char* map(size_t bytes) {
         void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) abort();
+        if (p == MAP_FAILED) fail("mapping memory of the host driver");
         return static_cast<unsigned char*>(p);
+    }
+
+    static void guard(void* page) {
+        if (mprotect(page, PAGE, PROT_NONE) != 0) fail("guarding memory of the host driver");
+    }
+
+    [[noreturn]] static void fail(const char* what) {
+        perror(what);
+        abort();
     }
 
     uint64_t draw() { // xorshift64*

@@ -14,6 +14,11 @@ extern "C" __global__ void planted_write_before(float* y) {
 // Reads far behind y.
 extern "C" __global__ void planted_read_behind(float* y, int n) { st(y + threadIdx.x, ld(y + threadIdx.x + n)); }
 
+// Puts y[n], which is one behind y, into y[0].
+extern "C" __global__ void planted_read_one_behind(float* y, int n) {
+    if (threadIdx.x == 0) st(y, ld(y + n));
+}
+
 // Writes behind dynamic shared memory of n floats.
 extern "C" __global__ void planted_shared_behind(float* y, int n) {
     reinterpret_cast<float*>(dynamic_smem())[n + threadIdx.x] = 1.0f;

@@ -38,28 +38,34 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let toolkit = Toolkit::find(root)?;
     println!("nvcc at {}", toolkit.nvcc.display());
     let machine_code = root.join("target/kernels");
-    let mut used = Vec::new();
+    let (mut used, mut texts) = (Vec::new(), Vec::new());
     for source in &sources {
         let ptx = toolkit.ptx(source)?;
-        fs::create_dir_all(source.ptx.parent().context("the PTX lies in a folder")?)?;
-        fs::write(&source.ptx, format!("{}\n{ptx}", source.stamp()))?;
+        let unstamped = machine_code.join(format!("{}.ptx", source.name));
+        fs::create_dir_all(&machine_code)?;
+        fs::write(&unstamped, &ptx)?;
         for architecture in ARCHITECTURES {
             let folder = machine_code.join(format!("sm_{architecture}"));
             fs::create_dir_all(&folder)?;
             let cubin = folder.join(format!("{}.cubin", source.name));
-            let report = toolkit.assemble(&source.ptx, architecture, &cubin)?;
+            let report = toolkit.assemble(&unstamped, architecture, &cubin)?;
             used.extend(resources::parse(&report, &source.name, architecture)?);
         }
+        texts.push(ptx);
     }
-    sources::remove_others(root, &sources)?;
     let table = resources::table(&used);
     println!("{table}");
-    resources::write_into(&root.join("kernels/README.md"), &table)?;
     let mut faults = resources::faults(&used);
     faults.extend(instructions::faults(&toolkit, &machine_code)?);
     if !faults.is_empty() {
-        bail!("{}", faults.join("\n"));
+        bail!("nothing was written to kernels/ptx: {}", faults.join("\n"));
     }
+    for (source, ptx) in sources.iter().zip(&texts) {
+        fs::create_dir_all(source.ptx.parent().context("the PTX lies in a folder")?)?;
+        fs::write(&source.ptx, format!("{}\n{ptx}", source.stamp()))?;
+    }
+    sources::remove_others(root, &sources)?;
+    resources::write_into(&root.join("kernels/README.md"), &table)?;
     println!("{} files of PTX written to kernels/ptx; nothing spills, every budget is kept", sources.len());
     Ok(())
 }

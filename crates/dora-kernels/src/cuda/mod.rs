@@ -18,9 +18,6 @@ pub use modules::MODULES;
 pub use probe::probe;
 use staging::Staging;
 
-/// Dynamic shared memory that a kernel may have without asking.
-const ORDINARY_SHARED: u32 = 48 * 1024;
-
 /// A GPU.
 #[derive(Debug)]
 pub struct CudaDriver {
@@ -179,12 +176,11 @@ impl Driver for CudaDriver {
         self.enter()?;
         let function = self.function(module, kernel)?;
         let failed = |e: result::DriverError| Error::driver(format!("launching {kernel} with {shape:?}"), e);
-        if shape.shared > ORDINARY_SHARED {
-            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function belongs to a loaded module.
-            unsafe { result::function::set_function_attribute(function, attribute, shape.shared as i32) }
-                .map_err(failed)?;
-        }
+        // What a kernel has without asking is 48 KiB less its static shared memory: asked for always.
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function belongs to a loaded module.
+        unsafe { result::function::set_function_attribute(function, attribute, shape.shared as i32) }
+            .map_err(failed)?;
         let mut parameters: Vec<*mut c_void> = args.iter().map(Arg::value).collect();
         let [x, y, z] = shape.grid;
         let block = (shape.threads, 1, 1);

@@ -1,5 +1,6 @@
 //! Builds `.cu` files with the system's C++ compiler: each becomes a shared object in `target/host-kernels`, named by a hash of
-//! everything that went into it. Parallel builds are safe: an object is written under another name and renamed.
+//! the sources, flags and compiler's name that went into it. Parallel builds are safe: each writes files of its own, and renames the
+//! object.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ const FLAGS: [&str; 8] = [
     "-ffp-contract=off",
     // Keeps the shared memory of inline functions in the module that uses it.
     "-fno-gnu-unique",
+    // Makes reads of what was never written show; from g++ 12 and clang 8 on.
     "-ftrivial-auto-var-init=pattern",
 ];
 
@@ -75,8 +77,8 @@ fn build(kernels: &Path, stem: &str, glue: &str, source: &str) -> Result<PathBuf
     if object.exists() {
         return Ok(object);
     }
-    let unfinished = object.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
-    let glue_file = unfinished.with_extension("cpp");
+    let own = format!("{stem}-{:016x}.{}-{:?}", hash.finish(), std::process::id(), std::thread::current().id());
+    let (unfinished, glue_file) = (folder.join(format!("{own}.so")), folder.join(format!("{own}.cpp")));
     fs::write(&glue_file, glue).map_err(|e| Error::driver(format!("writing {}", glue_file.display()), e))?;
     let output = Command::new(&compiler).args(FLAGS).arg(&glue_file).arg("-o").arg(&unfinished).output();
     let output = output.map_err(|e| Error::driver(format!("starting the C++ compiler {compiler:?} (set CXX)"), e))?;

@@ -9,7 +9,8 @@ use crate::{Address, Error, Result};
 
 const PAGE: usize = 4096;
 const POISON: u8 = 0xFF;
-const CANARY: u8 = 0xA5;
+/// As f32 and bf16 it is −1.7e38, so that reading it spoils any result.
+const CANARY: u8 = 0xFE;
 
 /// Allocations by address.
 #[derive(Debug, Default)]
@@ -42,11 +43,6 @@ impl Memory {
     pub(super) fn free(&mut self, address: Address) {
         let block = self.live.remove(&address).expect("freed memory was allocated once");
         self.free.entry(block.bytes).or_default().push(block);
-    }
-
-    /// Bytes that are allocated now.
-    pub(super) fn allocated(&self) -> usize {
-        self.live.values().map(|block| block.bytes).sum()
     }
 
     /// Whether `bytes` bytes at an address lie in one live allocation.

@@ -51,11 +51,6 @@ impl HostDriver {
         lock(&self.counters).clone()
     }
 
-    /// Bytes that are allocated now.
-    pub fn allocated(&self) -> usize {
-        lock(&self.memory).allocated()
-    }
-
     /// Kinds of a kernel's parameters as the compiler saw them, a letter each: p pointer, i and l integers, f float.
     pub fn parameters(&self, module: &'static str, kernel: &str) -> Result<String> {
         self.module(module)?.parameters(kernel)

@@ -77,6 +77,9 @@ pub(super) struct Fault {
     pub(super) address: Option<Address>,
 }
 
+/// Most threads that share a launch: each maps a thousand guarded stacks once, and a process may have 65,530 mappings.
+const MOST_PARTS: usize = 8;
+
 /// The scheduler.
 #[derive(Debug)]
 pub(super) struct Runtime {
@@ -121,7 +124,7 @@ impl Runtime {
         let entry = module.entry(kernel)?;
         check_parameters(entry, kernel, args)?;
         let blocks: u64 = shape.grid.iter().map(|n| u64::from(*n)).product();
-        let parts = (rayon::current_num_threads() as u64).min(blocks).max(1) as u32;
+        let parts = (rayon::current_num_threads().min(MOST_PARTS) as u64).min(blocks).max(1) as u32;
         // SAFETY: the caller's promise.
         let run = |part| unsafe { self.run_part(module, entry, shape, args, seed, [part, parts]) };
         let outcomes: Vec<_> = match parts {

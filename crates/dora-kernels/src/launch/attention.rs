@@ -182,7 +182,7 @@ pub struct AttentionTiles {
 }
 
 impl AttentionTiles {
-    /// Tiles of documents that lie within `queries` rows of q and `keys` rows of k and v. `pack` query heads that share a key
+    /// Tiles of documents, whose queries lie one behind another and are all `queries` rows of q, within `keys` rows of k and v. `pack` query heads that share a key
     /// head go into one tile: 1 in training, all that share it where queries are few.
     pub fn new(
         driver: &Arc<dyn Driver>,
@@ -194,15 +194,22 @@ impl AttentionTiles {
         if pack == 0 || pack > TILE {
             return refuse(format!("{pack} heads in a tile, expected 1 to {TILE}"));
         }
-        let mut tiles: Vec<u32> = Vec::new();
+        let (mut tiles, mut next): (Vec<u32>, _) = (Vec::new(), 0);
         for AttentionDocument { queries: q, keys: k } in documents {
             if q.end > queries || k.end > keys || q.len() > k.len() || q.start > q.end || keys.max(queries) > 1 << 30 {
                 return refuse(format!("queries {q:?} and keys {k:?} of a document, among {queries} and {keys}"));
             }
+            if q.start != next {
+                return refuse(format!("a document of queries {q:?} behind query {next}, expected one behind another"));
+            }
+            next = q.end;
             for first in q.clone().step_by(TILE / pack) {
                 let seen = k.len() - q.len() + (first - q.start) + 1;
                 tiles.extend([first, q.end, k.start, seen].map(|x| x as u32));
             }
+        }
+        if next != queries {
+            return refuse(format!("documents of {next} queries, expected all {queries}"));
         }
         let bytes: Vec<u8> = tiles.iter().flat_map(|x| x.to_ne_bytes()).collect();
         let buffer = Buffer::from_bytes(driver, Element::U32, &bytes)?;
@@ -328,6 +335,9 @@ pub fn attention_generate(
     mut lse: ViewMut<'_>,
     mut o: ViewMut<'_>,
 ) -> Result<()> {
+    if inputs.q.element == Element::F32 {
+        return Err(Error::NotBuilt { kernel: "attention_generate", found: Element::F32, expected: "bf16".into() });
+    }
     let kernel = inputs.kernel(&FORWARD, &FORWARD[0])?;
     let AttentionHeads { heads, width, .. } = inputs.heads;
     let (queries, pack, splits) = (inputs.tiles.queries, inputs.tiles.pack, attention_splits(inputs.tiles.keys));

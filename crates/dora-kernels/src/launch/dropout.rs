@@ -2,7 +2,7 @@
 
 use crate::kernel::{ACTIVATIONS, Call, Kernel, float, int, long, own, u32s};
 use crate::launch::flat_shape;
-use crate::{Driver, Result, View, ViewMut};
+use crate::{Driver, Error, Result, View, ViewMut};
 
 pub(super) const DROPOUT: Kernel = Kernel {
     module: "dropout",
@@ -21,6 +21,9 @@ pub fn dropout(
     op: u32,
     mut y: ViewMut<'_>,
 ) -> Result<()> {
+    if !(0.0..1.0).contains(&p) {
+        return Err(Error::argument("dropout", format!("p is {p}, expected at least 0 and below 1")));
+    }
     let (n, shape) = (y.len, flat_shape(y.len, y.element.size()));
     let x = x.unwrap_or(y.as_view());
     let threshold = (f64::from(p) * 4_294_967_296.0) as u32;

@@ -37,6 +37,8 @@ fn masks_have_the_bits_of_their_address() {
                 };
                 let want: Vec<f64> = x.values.iter().enumerate().map(scaled).collect();
                 let (mut x_, mut y) = (x.on(&device), room(&device, element, n));
+                let refused = dropout(device.as_ref(), Some(x_.view()), 1.5, address_.view(), op, y.view_mut());
+                assert_eq!(refused.unwrap_err().to_string(), "dropout: p is 1.5, expected at least 0 and below 1");
                 dropout(device.as_ref(), Some(x_.view()), p, address_.view(), op, y.view_mut()).unwrap();
                 close("dropout", &y, &want, 1e-7);
                 dropout(device.as_ref(), None, p, address_.view(), op, x_.view_mut()).unwrap();

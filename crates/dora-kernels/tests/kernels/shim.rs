@@ -75,6 +75,10 @@ fn accesses_outside_of_buffers_are_named() {
         let y = room(&device, Element::F32, 64);
         let run = |kernel, args: &[Arg]| planted(&device, "host/planted/bounds", kernel, args);
         run("planted_write_behind", &[pointer(&y), Arg::I32(63)]).unwrap();
+        // What lies behind a buffer that does not end at the guard page is no plausible number.
+        let short = room(&device, Element::F32, 9);
+        run("planted_read_one_behind", &[pointer(&short), Arg::I32(9)]).unwrap();
+        assert!(values(&short)[0] < -1e38);
         let error = run("planted_read_behind", &[pointer(&y), Arg::I32(64)]).unwrap_err();
         assert!(error.contains("access to memory outside every buffer"), "{error}");
         let error = run("planted_shared_behind", &[pointer(&y), Arg::I32(64)]).unwrap_err();
