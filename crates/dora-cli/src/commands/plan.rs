@@ -22,6 +22,7 @@ use super::train::name;
 use crate::base::Precision;
 use crate::console::Console;
 use crate::failure::Usage;
+use crate::output::check_file;
 use crate::prediction::{mb, terms_mb};
 use choice::{Choice, Priority, choose};
 use setup::{Request, Setup};
@@ -69,6 +70,9 @@ enum Deploy {
 
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let memory = args.memory.as_deref().map(size).transpose()?;
+    if let Some(path) = &args.output {
+        check_file("--output", path, std::slice::from_ref(&args.model))?;
+    }
     let Found { name: shape, description, dtype, nf4 } = find(&args.model)?;
     let context = description.context;
     let seq_len = args.seq_len.unwrap_or(context.min(1024));
