@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use dora_models::checkpoint::write_file;
-use dora_train::data::Row;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::base::{self, Base};
 use crate::failure::Usage;
@@ -75,14 +73,6 @@ pub fn summary_path(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".summary.json");
     name.into()
-}
-
-/// Names a row: the first 16 hexadecimal digits of the SHA-256 of its ids and labels.
-pub fn row_hash(row: &Row) -> String {
-    let mut hash = Sha256::new();
-    row.input_ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-    row.labels.iter().for_each(|label| hash.update(label.to_le_bytes()));
-    format!("{:x}", hash.finalize())[..16].to_owned()
 }
 
 /// What was evaluated: hashes of the model, of the base that it or the adapter was trained from, and of the adapter; the

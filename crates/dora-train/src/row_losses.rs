@@ -20,6 +20,11 @@ impl RowLoss {
     }
 }
 
+/// Mean over the labelled tokens of all rows.
+pub fn mean_loss(rows: &[RowLoss]) -> f64 {
+    rows.iter().map(|row| row.sum).sum::<f64>() / rows.iter().map(|row| row.tokens).sum::<usize>() as f64
+}
+
 /// Losses of rows in their order, about `batch_tokens` tokens at a time.
 pub fn row_losses(objective: &dyn Objective, rows: &Dataset, batch_tokens: usize) -> Result<Vec<RowLoss>> {
     let mut losses = Vec::with_capacity(rows.rows.len());

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{EvalRecord, StepRecord, peak_rss_mb};
 use crate::objective::Objective;
 use crate::optimizer::{Optimizer, OptimizerOptions};
+use crate::row_losses::{mean_loss, row_losses};
 use crate::schedule::Schedule;
 
 /// Settings of the loop.
@@ -61,7 +62,7 @@ pub fn run(
     let mut optimizer = Optimizer::new(parameters, options.optimizer);
     let per_epoch = plan.steps_per_epoch();
     let evaluate_at = |step: usize, observer: &mut dyn Observer| match held_out {
-        Some(rows) => observer.evaluated(&evaluate(objective, rows, options.eval_batch_tokens)?.at(step)),
+        Some(rows) => observer.evaluated(&evaluate(objective, rows, options.eval_batch_tokens, step)?),
         None => Ok(()),
     };
     evaluate_at(0, observer)?;
@@ -106,41 +107,16 @@ pub fn run(
     Ok(Ending::Finished)
 }
 
-/// Loss over a data set.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// Mean over the labelled tokens.
-    pub loss: f64,
-    /// Labelled tokens.
-    pub tokens: usize,
-    /// Wall time in seconds.
-    pub seconds: f64,
-}
-
-impl Evaluation {
-    fn at(self, step: usize) -> EvalRecord {
-        EvalRecord {
-            step,
-            eval_loss: self.loss,
-            eval_perplexity: self.loss.exp(),
-            eval_tokens: self.tokens,
-            eval_s: self.seconds,
-        }
-    }
-}
-
-/// Evaluates rows in the order of the file, about `batch_tokens` tokens at a time.
-pub fn evaluate(objective: &dyn Objective, rows: &Dataset, batch_tokens: usize) -> Result<Evaluation> {
+/// Evaluates held-out rows after `step` steps.
+fn evaluate(objective: &dyn Objective, rows: &Dataset, batch_tokens: usize, step: usize) -> Result<EvalRecord> {
     let start = Instant::now();
-    let (mut sum, mut tokens) = (0.0, 0);
-    for (_, batch) in rows.eval_batches(batch_tokens) {
-        let losses = objective.token_losses(&batch)?;
-        tokens += losses.len();
-        sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-    }
-    let loss = sum / tokens as f64;
-    if !loss.is_finite() {
-        return Err(Error::NotFinite { what: "the loss on held-out rows", value: loss });
-    }
-    Ok(Evaluation { loss, tokens, seconds: start.elapsed().as_secs_f64() })
+    let losses = row_losses(objective, rows, batch_tokens)?;
+    let eval_loss = mean_loss(&losses);
+    Ok(EvalRecord {
+        step,
+        eval_loss,
+        eval_perplexity: eval_loss.exp(),
+        eval_tokens: losses.iter().map(|row| row.tokens).sum(),
+        eval_s: start.elapsed().as_secs_f64(),
+    })
 }

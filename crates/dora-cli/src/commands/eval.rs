@@ -15,7 +15,7 @@ use dora_models::nf4::WeightOptions;
 use dora_train::data::{Dataset, LoadOptions as DataOptions, Row};
 use dora_train::metrics::peak_rss_mb;
 use dora_train::objective::CausalLm;
-use dora_train::row_losses::{RowLoss, row_losses};
+use dora_train::row_losses::{RowLoss, mean_loss, row_losses};
 use serde_json::{Map, Value, json};
 
 use super::merge::trained_over_nf4;
@@ -159,7 +159,7 @@ fn rows(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
     let start = Instant::now();
     let losses = row_losses(&objective(base), &data, BATCH_TOKENS)?;
     let tokens: usize = losses.iter().map(|row| row.tokens).sum();
-    let loss = losses.iter().map(|row| row.sum).sum::<f64>() / tokens as f64;
+    let loss = mean_loss(&losses);
     let (perplexity, rows) = (loss.exp(), losses.len());
     let object = json!({
         "loss": loss, "perplexity": perplexity, "labelled_tokens": tokens, "rows": rows,
@@ -168,7 +168,7 @@ fn rows(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
         "data_sha256": data.sha256,
     });
     let line = |(index, (row, loss)): (usize, (&Row, &RowLoss))| {
-        let line = RowLine { index, item: results::row_hash(row), loss: loss.mean(), tokens: loss.tokens };
+        let line = RowLine { index, item: row.hash(), loss: loss.mean(), tokens: loss.tokens };
         serde_json::to_string(&line)
     };
     Ok(Outcome {

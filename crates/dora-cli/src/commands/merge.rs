@@ -10,7 +10,7 @@ use dora_models::checkpoint::{Checkpoint, ensure_writable_dir};
 use dora_models::model::Architecture;
 use dora_models::nf4;
 use dora_tensor::Nf4Options;
-use dora_train::run::evaluate;
+use dora_train::row_losses::{mean_loss, row_losses};
 use serde_json::{Value, json};
 
 use super::eval::{BATCH_TOKENS, WeightArgs, load, objective, open};
@@ -59,7 +59,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         files => {
             let merged = open(&args.output, &WeightArgs::default(), console)?;
             let rows = load(files, &merged, &args.rows.options(&merged)?, console)?;
-            Some(evaluate(&objective(&merged), &rows, BATCH_TOKENS)?.loss)
+            Some(mean_loss(&row_losses(&objective(&merged), &rows, BATCH_TOKENS)?))
         }
     };
     let shown = loss.map(|loss| format!("; held-out loss {loss:.4}")).unwrap_or_default();

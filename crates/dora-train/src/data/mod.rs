@@ -12,7 +12,6 @@ mod sampler;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::PathBuf;
 
 use dora_models::tokenizer::Tokenizer;
@@ -40,6 +39,19 @@ impl Row {
     pub fn labelled_tokens(&self) -> usize {
         self.labels.iter().skip(1).filter(|&&label| label != IGNORE).count()
     }
+
+    /// Names the row by its ids and labels.
+    pub fn hash(&self) -> String {
+        let ids = self.input_ids.iter().map(|id| id.to_le_bytes());
+        short_hash(ids.chain(self.labels.iter().map(|label| label.to_le_bytes())))
+    }
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of some bytes: enough to name an item.
+fn short_hash<T: AsRef<[u8]>>(parts: impl IntoIterator<Item = T>) -> String {
+    let mut hash = Sha256::new();
+    parts.into_iter().for_each(|part| hash.update(part));
+    format!("{:x}", hash.finalize())[..16].to_owned()
 }
 
 /// Rows to train or evaluate on, in the order of the files.
@@ -98,21 +110,17 @@ impl Dataset {
     /// Reads the files in order. Without a tokenizer only records of `input_ids` and `labels` are accepted.
     pub fn load(files: &[PathBuf], tokenizer: Option<&Tokenizer>, options: &LoadOptions) -> Result<Self> {
         let encoder = tokenizer.map(|tokenizer| Encoder::new(tokenizer, options.eos_id)).transpose()?;
-        let (mut rows, mut report, mut hash) = (Vec::new(), LoadReport::default(), Sha256::new());
-        for path in files {
-            let bytes = fs::read(path).map_err(Error::io("read", path))?;
-            hash.update(&bytes);
-            records::each(&bytes, path, |line, record| {
-                let error = |problem| Error::Record { path: path.clone(), line, problem };
-                let row = forms::row(&record, encoder.as_ref(), options.vocab_size).map_err(error)?;
-                rows.extend(admit(row, options, &mut report).map_err(error)?);
-                Ok(())
-            })?;
-        }
+        let (mut rows, mut report) = (Vec::new(), LoadReport::default());
+        let sha256 = records::each_of(files, |path, line, record| {
+            let error = |problem| Error::Record { path: path.to_owned(), line, problem };
+            let row = forms::row(&record, encoder.as_ref(), options.vocab_size).map_err(error)?;
+            rows.extend(admit(row, options, &mut report).map_err(error)?);
+            Ok(())
+        })?;
         if rows.is_empty() {
             return Err(Error::Data { paths: files.to_vec(), problem: nothing_left(&report) });
         }
-        Ok(Self { rows, report, sha256: format!("{:x}", hash.finalize()) })
+        Ok(Self { rows, report, sha256 })
     }
 }
 

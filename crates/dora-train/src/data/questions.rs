@@ -3,16 +3,14 @@
 //! `Answer format: answer1/answer2/answer3`; `output` is a sentence that ends in `answer`, and with each option in the
 //! answer's place it is what a model might say. Prompts are those of training.
 
-use std::fs;
 use std::path::PathBuf;
 
 use dora_models::tokenizer::Tokenizer;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::encoder::Encoder;
 use super::forms::{Problem, alpaca, filled, optional, string, within};
-use super::{LoadOptions, LongRows, records};
+use super::{LoadOptions, LongRows, records, short_hash};
 use crate::error::Error;
 
 /// The words that answer, a family to each kind of question. No word is the beginning of another of its family.
@@ -68,27 +66,23 @@ impl Questions {
     /// Reads the files in order. A question too long can be refused or left out, but not cut.
     pub fn load(files: &[PathBuf], tokenizer: &Tokenizer, options: &LoadOptions) -> crate::Result<Self> {
         let encoder = Encoder::new(tokenizer, options.eos_id)?;
-        let (mut questions, mut read, mut hash) = (Vec::new(), 0, Sha256::new());
-        for path in files {
-            let bytes = fs::read(path).map_err(Error::io("read", path))?;
-            hash.update(&bytes);
-            records::each(&bytes, path, |line, record| {
-                let error = |problem| Error::Record { path: path.clone(), line, problem };
-                let question = question(&record, &encoder, options.vocab_size).map_err(error)?;
-                if fits(&question, options).map_err(error)? {
-                    questions.push((read, question));
-                }
-                read += 1;
-                Ok(())
-            })?;
-        }
+        let (mut questions, mut read) = (Vec::new(), 0);
+        let sha256 = records::each_of(files, |path, line, record| {
+            let error = |problem| Error::Record { path: path.to_owned(), line, problem };
+            let question = question(&record, &encoder, options.vocab_size).map_err(error)?;
+            if fits(&question, options).map_err(error)? {
+                questions.push((read, question));
+            }
+            read += 1;
+            Ok(())
+        })?;
         if questions.is_empty() {
             let problem =
                 format!("all {read} questions are longer than --max-seq-len, expected at least one that fits");
             return Err(Error::Data { paths: files.to_vec(), problem });
         }
         let dropped_long = read - questions.len();
-        Ok(Questions { questions, read, dropped_long, sha256: format!("{:x}", hash.finalize()) })
+        Ok(Questions { questions, read, dropped_long, sha256 })
     }
 }
 
@@ -130,9 +124,7 @@ fn question(record: &Map<String, Value>, encoder: &Encoder, vocab_size: usize) -
     if prompt.is_empty() {
         return Err("the prompt has no token, expected at least one".into());
     }
-    let mut hash = Sha256::new();
-    [instruction, input, output, answer].iter().for_each(|field| hash.update(format!("{field}\0")));
-    let hash = format!("{:x}", hash.finalize())[..16].to_owned();
+    let hash = short_hash([instruction, input, output, answer].map(|field| format!("{field}\0")));
     Ok(Question { prompt, options, gold, family, hash })
 }
 

@@ -1,13 +1,30 @@
 //! Bytes of a data file to its records, each with the line on which it starts. Lines and columns count from 1, columns in
 //! bytes.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use dora_models::json;
 use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+
+/// Calls `f(path, line, record)` for every record of the files, in order, and gives the SHA-256 of their bytes, one after another,
+/// in hexadecimal.
+pub(super) fn each_of(
+    files: &[PathBuf],
+    mut f: impl FnMut(&Path, usize, Map<String, Value>) -> Result<()>,
+) -> Result<String> {
+    let mut hash = Sha256::new();
+    for path in files {
+        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        hash.update(&bytes);
+        each(&bytes, path, |line, record| f(path, line, record))?;
+    }
+    Ok(format!("{:x}", hash.finalize()))
+}
 
 /// Calls `f(line, record)` for every record of a file, in order; a file without records is an error.
 pub(super) fn each(

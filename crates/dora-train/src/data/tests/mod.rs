@@ -6,6 +6,7 @@ mod refusals;
 mod rows;
 
 use super::*;
+use std::fs;
 
 const BOS: u32 = 0;
 const EOS: u32 = 1;

@@ -1,6 +1,7 @@
 //! Questions: what is read from a record, and each refusal with its message.
 
 use serde_json::{Value, json};
+use std::fs;
 
 use super::*;
 
