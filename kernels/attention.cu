@@ -130,7 +130,8 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
     }
     if (partial) return;
     // K has been used by all: the last step has none to copy.
-    store_rows<D>(keys + warp * 16 * STRIDE<D>, out, by, [&](int r) { return warp * 16 + r < rows ? o + element(warp * 16 + r) : nullptr; });
+    store_rows<D>(keys + warp * 16 * STRIDE<D>, out, by,
+        [&](int r) { return warp * 16 + r < rows ? o + element(warp * 16 + r) : nullptr; });
 }
 
 extern "C" __global__ void __launch_bounds__(128) attention_forward_16_bf16(const bf16* q, const bf16* k, const bf16* v, const unsigned* tiles,

@@ -136,7 +136,8 @@ __device__ __forceinline__ void dkv_tile(const bf16* q, const bf16* k, const bf1
         product_of_rows<D>(dp, own_v, d_os + buffer * OTHER);
         differentiate(s, dp, scale * LOG2E,
             [&](int j, int e) { return first + 8 * j + 2 * t + e % 2 >= warp * 16 + g + e / 2 * 8; },
-            [&](int j, int e) { return offs[buffer][8 * j + 2 * t + e % 2]; }, [&](int j, int e) { return deltas[buffer][8 * j + 2 * t + e % 2]; });
+            [&](int j, int e) { return offs[buffer][8 * j + 2 * t + e % 2]; },
+            [&](int j, int e) { return deltas[buffer][8 * j + 2 * t + e % 2]; });
         add_product<D>(sum_v, s, d_os + buffer * OTHER);
         add_product<D>(sum_k, dp, qs + buffer * OTHER);
         __syncthreads(); // this buffer has been used

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod attention_case;
 mod cast;
 mod cross_entropy;
 mod dora;
@@ -9,6 +10,7 @@ mod dora_norms;
 mod dropout;
 mod embedding;
 mod nf4;
+mod nf4_codec;
 mod pointwise;
 mod reduce;
 mod rms_norm;
