@@ -72,7 +72,7 @@ pub fn nested(scales: &[f32], offset: f32) -> (Vec<u8>, Vec<f32>) {
 }
 
 fn dequantized(codes: &[u8], scale: impl Fn(usize) -> f32, block: usize, n: usize) -> Vec<f32> {
-    let code = |i: usize| if i % 2 == 0 { codes[i / 2] >> 4 } else { codes[i / 2] & 15 };
+    let code = |i: usize| if i.is_multiple_of(2) { codes[i / 2] >> 4 } else { codes[i / 2] & 15 };
     (0..n).map(|i| MAP[usize::from(code(i))] * scale(i / block)).collect()
 }
 
