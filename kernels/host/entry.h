@@ -25,6 +25,8 @@ struct Launch {
     size_t dynamic_bytes;
     unsigned char* (*fixed)(size_t* bytes); // static shared memory of the module on the calling thread
     uint64_t seed;
+    // Every parts-th block is run, from `part` on: several system threads may share a launch.
+    unsigned part, parts;
 };
 struct Outcome {
     Counters counters;

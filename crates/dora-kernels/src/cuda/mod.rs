@@ -2,10 +2,11 @@
 
 mod blas;
 mod modules;
+mod probe;
 mod staging;
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_void};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,12 +15,9 @@ use cudarc::driver::{result, sys};
 use crate::{Address, Arg, Driver, Error, Event, Gemm, Pool, Result, Shape};
 pub use blas::{Blas, WORKSPACE};
 pub use modules::MODULES;
+pub use probe::probe;
 use staging::Staging;
 
-/// The release of CUDA whose PTX the kernels are, as `cuDriverGetVersion` counts.
-const LEAST_VERSION: c_int = 13_000;
-/// The least compute capability that the PTX is for.
-const LEAST_CAPABILITY: (c_int, c_int) = (8, 0);
 /// Dynamic shared memory that a kernel may have without asking.
 const ORDINARY_SHARED: u32 = 48 * 1024;
 
@@ -33,6 +31,7 @@ pub struct CudaDriver {
     functions: Mutex<Functions>,
     pool: Mutex<Pool>,
     staging: Mutex<Staging>,
+    workspace: Address,
     blas: Mutex<Blas>,
 }
 
@@ -50,7 +49,7 @@ unsafe impl Sync for CudaDriver {}
 impl CudaDriver {
     /// The GPU of that number.
     pub fn open(ordinal: usize) -> Result<Self> {
-        let device = find(ordinal)?;
+        let device = probe::find(ordinal)?;
         let failed = |call: &str, e: result::DriverError| Error::driver(format!("cuda:{ordinal}: {call}"), e);
         // SAFETY: the device exists; the context is current until the driver is complete.
         unsafe {
@@ -69,6 +68,7 @@ impl CudaDriver {
                 functions: Mutex::default(),
                 pool: Mutex::default(),
                 staging: Mutex::new(staging),
+                workspace,
                 blas: Mutex::new(Blas::new(workspace)?),
             })
         }
@@ -232,8 +232,7 @@ impl Driver for CudaDriver {
 
 impl Drop for CudaDriver {
     fn drop(&mut self) {
-        // A device that has failed cannot free anything, and there is nobody to tell. Memory, modules and cuBLASLt's
-        // workspace go with the context, where this was its last user.
+        // A device that has failed cannot free anything, and there is nobody to tell. Modules go with the context.
         if self.synchronize().is_err() {
             return;
         }
@@ -243,60 +242,13 @@ impl Drop for CudaDriver {
                 let _ = result::free_sync(address);
             }
             lock(&self.staging).free();
+            let _ = result::free_sync(self.workspace);
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.device);
         }
     }
 }
 
-/// The device of that number, if the driver, its version and the card will do.
-fn find(ordinal: usize) -> Result<sys::CUdevice> {
-    // SAFETY: only asks the loader whether the library opens; cudarc would panic later where it does not.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::NoDriver);
-    }
-    let refused = |reason: String| Error::NoDevice { ordinal, reason };
-    result::init().map_err(|e| refused(e.to_string()))?;
-    let mut version = 0;
-    // SAFETY: writes one integer.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|e| refused(e.to_string()))?;
-    if version < LEAST_VERSION {
-        return Err(Error::OldDriver { found: (version / 1000, version % 1000 / 10) });
-    }
-    let device = result::device::get(ordinal as c_int).map_err(|e| refused(e.to_string()))?;
-    let attribute = |which| {
-        // SAFETY: the device exists.
-        unsafe { result::device::get_attribute(device, which) }.map_err(|e| refused(e.to_string()))
-    };
-    let capability = (
-        attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-        attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-    );
-    if capability < LEAST_CAPABILITY {
-        return Err(Error::OldDevice { ordinal, found: capability });
-    }
-    Ok(device)
-}
-
-/// Checks that the GPU of that number can be used.
-pub fn probe(ordinal: usize) -> Result<()> {
-    find(ordinal).map(drop)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no holder of the lock panics")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_device_is_an_error_and_no_panic() {
-        for error in [probe(9_999).expect_err("no machine has ten thousand GPUs"), CudaDriver::open(9_999).unwrap_err()]
-        {
-            let text = error.to_string();
-            assert!(text.contains("libcuda") || text.contains("cuda:9999") || text.contains("580"), "{text}");
-        }
-    }
 }

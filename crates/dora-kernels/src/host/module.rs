@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW, Symbol};
+use rayon::prelude::*;
 
 use crate::{Address, Arg, Error, Result, Shape};
 
@@ -58,6 +59,8 @@ struct Launch {
     dynamic_bytes: usize,
     fixed: unsafe extern "C" fn(*mut usize) -> *mut u8,
     seed: u64,
+    part: u32,
+    parts: u32,
 }
 
 #[repr(C)]
@@ -90,9 +93,9 @@ pub(super) struct Module {
 }
 
 // SAFETY: an entry is constant data of the library, which the module keeps loaded.
-unsafe impl Send for Module {}
+unsafe impl Send for Entry {}
 // SAFETY: as above.
-unsafe impl Sync for Module {}
+unsafe impl Sync for Entry {}
 
 impl Runtime {
     pub(super) fn load(object: &Path) -> Result<Self> {
@@ -103,7 +106,7 @@ impl Runtime {
         Ok(Runtime { launch, _library: library })
     }
 
-    /// Runs a kernel to its end on this thread.
+    /// Runs a kernel to its end; its blocks are shared out among the threads of the rayon pool.
     ///
     /// # Safety
     /// Pointers among the arguments hold what the kernel expects, or lie between guard pages.
@@ -117,6 +120,33 @@ impl Runtime {
     ) -> Result<std::result::Result<Counters, Fault>> {
         let entry = module.entry(kernel)?;
         check_parameters(entry, kernel, args)?;
+        let blocks: u64 = shape.grid.iter().map(|n| u64::from(*n)).product();
+        let parts = (rayon::current_num_threads() as u64).min(blocks).max(1) as u32;
+        // SAFETY: the caller's promise.
+        let run = |part| unsafe { self.run_part(module, entry, shape, args, seed, [part, parts]) };
+        let outcomes: Vec<_> = match parts {
+            1 => vec![run(0)],
+            _ => (0..parts).into_par_iter().with_max_len(1).map(run).collect(),
+        };
+        Ok(outcomes.into_iter().try_fold(Counters::default(), |mut sum, counted| {
+            sum.add(&counted?);
+            Ok(sum)
+        }))
+    }
+
+    /// Runs part `part` of `parts` of a launch on this thread.
+    ///
+    /// # Safety
+    /// As `run`; the arguments have the kinds that the entry declares.
+    unsafe fn run_part(
+        &self,
+        module: &Module,
+        entry: &Entry,
+        shape: Shape,
+        args: &[Arg],
+        seed: u64,
+        [part, parts]: [u32; 2],
+    ) -> std::result::Result<Counters, Fault> {
         let parameters: Vec<*const c_void> = args.iter().map(|arg| arg.value().cast_const()).collect();
         let launch = Launch {
             entry,
@@ -126,16 +156,18 @@ impl Runtime {
             dynamic_bytes: shape.shared as usize,
             fixed: module.fixed,
             seed,
+            part,
+            parts,
         };
         let mut outcome = Outcome { counters: Counters::default(), failed: 0, address: 0, message: [0; 512] };
-        // SAFETY: both structs mirror those of entry.h, and the parameters have the kinds that the kernel declares.
+        // SAFETY: both structs mirror those of entry.h; the rest is the caller's promise.
         unsafe { (self.launch)(&launch, &mut outcome) };
         if outcome.failed == 0 {
-            return Ok(Ok(outcome.counters));
+            return Ok(outcome.counters);
         }
         // SAFETY: the runtime ends the message with a zero.
         let message = unsafe { CStr::from_ptr(outcome.message.as_ptr()) }.to_string_lossy().into_owned();
-        Ok(Err(Fault { message, address: (outcome.address != 0).then_some(outcome.address) }))
+        Err(Fault { message, address: (outcome.address != 0).then_some(outcome.address) })
     }
 }
 

@@ -9,6 +9,7 @@ mod dora;
 mod dora_norms;
 mod dropout;
 mod embedding;
+mod gemm;
 mod nf4;
 mod nf4_codec;
 mod pointwise;

@@ -1,0 +1,65 @@
+//! Products of the host driver against f64, in every layout and pair of types. Tolerance 1e-6 · √k on sums of about √k; bf16 results
+//! add their rounding.
+
+use dora_kernels::Element::{BF16, F32};
+use dora_kernels::gemm;
+
+use crate::support::{Input, close, devices, room, values};
+
+#[test]
+fn every_layout_agrees_with_f64() {
+    let device = &devices()[0];
+    for (input, output) in [(F32, F32), (BF16, F32), (BF16, BF16), (F32, BF16)] {
+        for [m, n, k] in [[1, 1, 1], [3, 5, 7], [17, 1, 130], [2, 33, 64], [4, 3, 0]] {
+            for (turn_a, turn_b, accumulate) in
+                [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
+            {
+                let (a, b, d) =
+                    (Input::random(input, 1, m * k), Input::random(input, 2, k * n), Input::random(output, 3, m * n));
+                let a_at = |i: usize, l: usize| a.values[if turn_a { l * m + i } else { i * k + l }];
+                let b_at = |l: usize, j: usize| b.values[if turn_b { j * k + l } else { l * n + j }];
+                let want = |at: usize| {
+                    let product: f64 = (0..k).map(|l| a_at(at / n, l) * b_at(l, at % n)).sum();
+                    1.5 * product + if accumulate { d.values[at] } else { 0.0 }
+                };
+                let (a_, b_, mut d_) = (a.on(device), b.on(device), d.on(device));
+                let operand_a = if turn_a { a_.view().transposed() } else { a_.view().plain() };
+                let operand_b = if turn_b { b_.view().transposed() } else { b_.view().plain() };
+                gemm(device.as_ref(), [m, n, k], 1.5, operand_a, operand_b, accumulate, &mut d_.view_mut()).unwrap();
+                let what = format!("{m}x{n}x{k} of {input}");
+                close(&what, &d_, &(0..m * n).map(want).collect::<Vec<_>>(), 1e-6 * (k as f64).sqrt().max(1.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let device = &devices()[0];
+    let (a, b) = (Input::random(F32, 1, 6).on(device), Input::random(BF16, 2, 6).on(device));
+    let mut d = room(device, F32, 4);
+    let mut refusal = |a: dora_kernels::View<'_>, b: dora_kernels::View<'_>| {
+        gemm(device.as_ref(), [2, 2, 3], 1.0, a.plain(), b.plain(), false, &mut d.view_mut()).unwrap_err().to_string()
+    };
+    assert_eq!(refusal(a.view(), a.view().slice(0..4)), "gemm: B has 4 elements, expected 6");
+    assert_eq!(refusal(a.view(), b.view()), "gemm: B is bf16, expected f32");
+}
+
+#[test]
+fn memory_keeps_its_content_and_is_poisoned_when_fresh() {
+    for device in devices() {
+        let x = Input::random(F32, 1, 1001);
+        let mut a = x.on(&device);
+        let b = a.duplicate().unwrap();
+        a.upload(&[0; 4004]).unwrap();
+        assert_eq!(values(&b), x.values);
+        assert_eq!(values(&a), vec![0.0; 1001]);
+        assert!(a.upload(&[0; 8]).unwrap_err().to_string().contains("found 8 bytes of host memory, expected 4004"));
+        drop((a, b));
+        assert!(values(&room(&device, F32, 1001)).iter().all(|x| x.is_nan()));
+        let zeros = dora_kernels::Buffer::zeros(&device, BF16, 3).unwrap();
+        assert_eq!(values(&zeros), [0.0; 3]);
+        let (start, end) = (device.record().unwrap(), device.record().unwrap());
+        assert!(device.elapsed(start, end).unwrap().as_secs() < 60);
+    }
+}
