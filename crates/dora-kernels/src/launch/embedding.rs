@@ -35,7 +35,7 @@ pub(super) const SCATTER_ROWS: Kernel = Kernel {
     parameters: &[u32s("ids"), own("x"), own("y"), int("rows"), int("columns")],
 };
 
-/// y (n, columns): row t is row ids[t] of the table (vocab, columns), which may be of another type. An id beyond it gives NaN.
+/// y (n, columns): row t is row `ids[t]` of the table (vocab, columns), which may be of another type. An id beyond it gives NaN.
 pub fn embedding(driver: &dyn Driver, ids: View<'_>, table: View<'_>, vocab: usize, mut y: ViewMut<'_>) -> Result<()> {
     let kernel = match table.element {
         Element::F32 => &FROM_F32,
@@ -108,7 +108,7 @@ pub fn embedding_backward(
     unsafe { call.launch(driver, row_shape(count, columns)) }
 }
 
-/// Row ids[t] of y (rows, columns) becomes row t of x; ids are distinct, and one beyond y is left out.
+/// Row `ids[t]` of y (rows, columns) becomes row t of x; ids are distinct, and one beyond y is left out.
 pub fn scatter_rows(driver: &dyn Driver, ids: View<'_>, x: View<'_>, rows: usize, mut y: ViewMut<'_>) -> Result<()> {
     let (n, columns) = (ids.len, y.len.checked_div(rows).unwrap_or(0));
     let call = Call::new(&SCATTER_ROWS, x.element)
