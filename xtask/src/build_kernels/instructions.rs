@@ -14,8 +14,11 @@ const COPY: &str = "LDGSTS.E.128"; // cp.async
 const MATRIX_LOAD: &str = "LDSM.M88.4";
 const PRODUCT: &str = "HMMA.16816.F32.BF16";
 
-/// Modules; of each, kernels by the start and end of their names, and what their code has to contain on every generation of cards.
-const EXPECTED: [(&str, &[(&str, &str, &[&str])]); 11] = [
+/// Kernels by the start and end of their names, and what their code has to contain on every generation of cards.
+type Expected = (&'static str, &'static str, &'static [&'static str]);
+
+/// Modules and what is expected of them.
+const EXPECTED: [(&str, &[Expected]); 11] = [
     ("adamw", &[("adamw", "", &[LOAD, STORE])]),
     ("attention", &[("attention_forward", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT])]),
     (

@@ -36,7 +36,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         return check(&sources);
     }
     let toolkit = Toolkit::find(root)?;
-    println!("nvcc {} at {}", toolkit.version, toolkit.nvcc.display());
+    println!("nvcc at {}", toolkit.nvcc.display());
     let machine_code = root.join("target/kernels");
     let mut used = Vec::new();
     for source in &sources {

@@ -1,4 +1,4 @@
-//! Finds nvcc: on the PATH, under `CUDA_HOME`, or, where neither has it, the packages that NVIDIA publishes on PyPI, installed into
+//! Finds nvcc 13.0: on the PATH, under `CUDA_HOME`, or, where neither has it, the packages that NVIDIA publishes on PyPI, installed into
 //! `target/nvcc` at one fixed version. (Packages of different releases do not work together: ptxas refuses newer PTX.)
 
 use std::env;
@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 
 use super::sources::Source;
 
+/// The release decides the version of the PTX, and with it the least driver that can read it.
+const RELEASE: &str = "13.0";
 const PACKAGES: [&str; 5] = [
     "nvidia-cuda-nvcc==13.0.88",
     "nvidia-nvvm==13.0.88",
@@ -23,9 +25,7 @@ const DISASSEMBLER: &str = "nvidia-cuda-nvdisasm==13.2.51";
 pub struct Toolkit {
     /// The compiler.
     pub nvcc: PathBuf,
-    /// Its release, such as `13.0`.
-    pub version: String,
-    root: PathBuf,
+    nvdisasm: PathBuf,
 }
 
 impl Toolkit {
@@ -33,16 +33,21 @@ impl Toolkit {
     pub fn find(root: &Path) -> Result<Self> {
         let on_path = env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
         let homes = env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin"));
-        let found = on_path.chain(homes).map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file());
-        let nvcc = match found {
+        let present = on_path.chain(homes).map(|folder| folder.join("nvcc")).filter(|nvcc| nvcc.is_file());
+        let mut fitting = None;
+        for nvcc in present {
+            match release(&nvcc)? {
+                found if found == RELEASE => fitting = fitting.or(Some(nvcc)),
+                found => println!("{} is of release {found}, expected {RELEASE}: passed over", nvcc.display()),
+            }
+        }
+        let nvcc = match fitting {
             Some(nvcc) => nvcc,
             None => install(root, &PACKAGES)?.join("bin/nvcc"),
         };
-        let output = run(Command::new(&nvcc).arg("--version"))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.split("release ").nth(1).and_then(|rest| rest.split(',').next());
-        let version = version.with_context(|| format!("{} --version names no release", nvcc.display()))?.to_owned();
-        Ok(Toolkit { nvcc, version, root: root.to_owned() })
+        let beside = nvcc.with_file_name("nvdisasm");
+        let nvdisasm = if beside.is_file() { beside } else { install(root, &[DISASSEMBLER])?.join("bin/nvdisasm") };
+        Ok(Toolkit { nvcc, nvdisasm })
     }
 
     /// PTX of a source, without the compiler's own comments.
@@ -70,12 +75,17 @@ impl Toolkit {
 
     /// The instructions of machine code.
     pub fn disassemble(&self, cubin: &Path) -> Result<String> {
-        let beside = self.nvcc.with_file_name("nvdisasm");
-        let program =
-            if beside.is_file() { beside } else { install(&self.root, &[DISASSEMBLER])?.join("bin/nvdisasm") };
-        let output = run(Command::new(program).arg("-c").arg(cubin))?;
+        let output = run(Command::new(&self.nvdisasm).arg("-c").arg(cubin))?;
         String::from_utf8(output.stdout).context("nvdisasm writes text")
     }
+}
+
+/// The release that an nvcc names, such as `13.0`.
+fn release(nvcc: &Path) -> Result<String> {
+    let output = run(Command::new(nvcc).arg("--version"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    Ok(release.with_context(|| format!("{} --version names no release", nvcc.display()))?.to_owned())
 }
 
 /// The folder that the packages fill, below `target/nvcc`. Installed once.
@@ -83,7 +93,9 @@ fn install(root: &Path, packages: &[&str]) -> Result<PathBuf> {
     let environment = root.join("target/nvcc/venv");
     let pip = environment.join("bin/pip");
     if !pip.is_file() {
-        println!("no nvcc on the PATH or under CUDA_HOME: installing NVIDIA's packages into target/nvcc");
+        println!(
+            "no nvcc of release {RELEASE} on the PATH or under CUDA_HOME: installing NVIDIA's packages into target/nvcc"
+        );
         run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
     }
     run(Command::new(&pip).args(["install", "--quiet", "--disable-pip-version-check", "--no-deps"]).args(packages))?;
