@@ -24,12 +24,15 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
     bf16* values = keys + TILE * STRIDE<D>;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const Tile tile = tile_at(tiles, blockIdx.x);
-    const int head = blockIdx.y * pack, kv_heads = heads / group;
+    const int head = blockIdx.y * pack;
     // Row r of the block is query r / pack of the tile, and head r % pack of those that share keys.
     const int rows = min(TILE / pack, tile.end - tile.query) * pack;
     const auto element = [&](int r) { return (size_t(tile.query + r / pack) * heads + head + r % pack) * D; };
 
-    copy_rows<D>(keys, TILE, q, [&](int r) { return r < rows ? q + element(r) : nullptr; });
+    for (int i = threadIdx.x; i < TILE * (D / 8); i += 32 * WARPS) {
+        const int r = i / (D / 8), column = i % (D / 8) * 8;
+        cp_async16(keys + r * STRIDE<D> + column, r < rows ? q + element(r) + column : q, r < rows ? 16 : 0);
+    }
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
@@ -41,11 +44,9 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
     const int visible = tile.seen + (rows - 1) / pack; // keys that the last query sees
     const int steps = (visible + TILE - 1) / TILE, share = (steps + gridDim.z - 1) / gridDim.z;
     const int first = blockIdx.z * share, last = min(steps, first + share);
+    const size_t stride = size_t(heads / group) * D, start = tile.key * stride + head / group * D;
     const auto copy_keys = [&](bf16* to, const bf16* from, int step) {
-        copy_rows<D>(to, TILE, from, [&](int r) {
-            const int key = step * TILE + r;
-            return key < visible ? from + (size_t(tile.key + key) * kv_heads + head / group) * D : nullptr;
-        });
+        copy_rows<D, TILE>(to, from + start + step * TILE * stride, stride, visible - step * TILE);
         cp_async_commit();
     };
 
@@ -130,7 +131,8 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
     }
     if (partial) return;
     // K has been used by all: the last step has none to copy.
-    store_rows<D>(keys + warp * 16 * STRIDE<D>, out, by, [&](int r) { return warp * 16 + r < rows ? o + element(warp * 16 + r) : nullptr; });
+    store_rows<D>(keys + warp * 16 * STRIDE<D>, out, by,
+        [&](int r) { return warp * 16 + r < rows ? o + element(warp * 16 + r) : nullptr; });
 }
 
 extern "C" __global__ void __launch_bounds__(128) attention_forward_16_bf16(const bf16* q, const bf16* k, const bf16* v, const unsigned* tiles,

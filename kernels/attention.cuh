@@ -34,13 +34,17 @@ __device__ __forceinline__ float exp2_fast(float x) {
 #endif
 }
 
-// Starts copying `count` rows to shared memory: row r from at(r), zeros where that is null.
-template <int D, class At>
-__device__ __forceinline__ void copy_rows(bf16* to, int count, const bf16* any, At at) {
-    for (int i = threadIdx.x; i < count * (D / 8); i += 32 * WARPS) {
-        const int r = i / (D / 8), column = i % (D / 8) * 8;
-        const bf16* from = at(r);
-        cp_async16(to + r * STRIDE<D> + column, from ? from + column : any, from ? 16 : 0);
+// Starts copying ROWS rows, `stride` elements apart, to shared memory; rows from `valid` on become zeros.
+template <int D, int ROWS>
+__device__ __forceinline__ void copy_rows(bf16* to, const bf16* from, size_t stride, int valid) {
+    constexpr int PER_ROW = D / 8, APART = 32 * WARPS / PER_ROW; // threads a row, rows between those of a thread
+    const int first = threadIdx.x / PER_ROW, column = threadIdx.x % PER_ROW * 8;
+    const bf16* at = from + first * stride + column;
+    to += first * STRIDE<D> + column;
+#pragma unroll
+    for (int r = 0; r < ROWS; r += APART) {
+        if (APART > ROWS && first >= ROWS) break;
+        cp_async16(to + r * STRIDE<D>, first + r < valid ? at + r * stride : from, first + r < valid ? 16 : 0);
     }
 }
 

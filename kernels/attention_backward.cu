@@ -45,14 +45,15 @@ __device__ __forceinline__ void dq_tile(const bf16* q, const bf16* k, const bf16
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, head = blockIdx.y;
     const Tile tile = tile_at(tiles, blockIdx.x);
     const int rows = min(TILE, tile.end - tile.query), visible = tile.seen + rows - 1, steps = (visible + STEP - 1) / STEP;
-    const auto own = [&](int r) { return (size_t(tile.query + r) * heads + head) * D; };
+    const size_t stride = size_t(heads) * D, start = tile.query * stride + head * D;
+    const size_t other_stride = size_t(heads / group) * D, other_start = tile.key * other_stride + head / group * D;
     const auto copy_other = [&](int step) {
-        const auto other = [&](int r) { return (size_t(tile.key + step * STEP + r) * (heads / group) + head / group) * D; };
-        copy_rows<D>(keys + step % 2 * OTHER, STEP, k, [&](int r) { return step * STEP + r < visible ? k + other(r) : nullptr; });
-        copy_rows<D>(values + step % 2 * OTHER, STEP, v, [&](int r) { return step * STEP + r < visible ? v + other(r) : nullptr; });
+        const size_t at = other_start + step * STEP * other_stride;
+        copy_rows<D, STEP>(keys + step % 2 * OTHER, k + at, other_stride, visible - step * STEP);
+        copy_rows<D, STEP>(values + step % 2 * OTHER, v + at, other_stride, visible - step * STEP);
     };
-    copy_rows<D>(qs, TILE, q, [&](int r) { return r < rows ? q + own(r) : nullptr; });
-    copy_rows<D>(d_os, TILE, d_o, [&](int r) { return r < rows ? d_o + own(r) : nullptr; });
+    copy_rows<D, TILE>(qs, q + start, stride, rows);
+    copy_rows<D, TILE>(d_os, d_o + start, stride, rows);
     copy_other(0);
     cp_async_commit();
 
@@ -84,7 +85,8 @@ __device__ __forceinline__ void dq_tile(const bf16* q, const bf16* k, const bf16
         __syncthreads(); // this buffer has been used
     }
     const float by[2] = {scale, scale};
-    store_rows<D>(qs + warp * 16 * STRIDE<D>, sum, by, [&](int r) { return warp * 16 + r < rows ? dq + own(warp * 16 + r) : nullptr; });
+    store_rows<D>(qs + warp * 16 * STRIDE<D>, sum, by,
+        [&](int r) { return warp * 16 + r < rows ? dq + start + (warp * 16 + r) * stride : nullptr; });
 }
 
 template <int D>
@@ -101,12 +103,12 @@ __device__ __forceinline__ void dkv_tile(const bf16* q, const bf16* k, const bf1
     const int rows = min(TILE, tile.end - tile.query);
     // Queries from the tile's first on see its keys; every head of the group goes through them.
     const int count = tile.end - tile.query, of_head = (count + STEP - 1) / STEP, steps = of_head * group;
-    const auto own = [&](int r) { return (size_t(tile.query + r) * (heads / group) + kv_head) * D; };
+    const size_t stride = size_t(heads / group) * D, start = tile.query * stride + kv_head * D, other_stride = size_t(heads) * D;
     const auto copy_other = [&](int step) {
         const int first = step % of_head * STEP, head = kv_head * group + step / of_head, buffer = step % 2;
-        const auto other = [&](int r) { return (size_t(tile.query + first + r) * heads + head) * D; };
-        copy_rows<D>(qs + buffer * OTHER, STEP, q, [&](int r) { return first + r < count ? q + other(r) : nullptr; });
-        copy_rows<D>(d_os + buffer * OTHER, STEP, d_o, [&](int r) { return first + r < count ? d_o + other(r) : nullptr; });
+        const size_t at = (tile.query + first) * other_stride + head * D;
+        copy_rows<D, STEP>(qs + buffer * OTHER, q + at, other_stride, count - first);
+        copy_rows<D, STEP>(d_os + buffer * OTHER, d_o + at, other_stride, count - first);
         if (threadIdx.x < STEP) {
             const int r = threadIdx.x;
             const size_t at = size_t(head) * queries + tile.query + first + r;
@@ -114,8 +116,8 @@ __device__ __forceinline__ void dkv_tile(const bf16* q, const bf16* k, const bf1
             deltas[buffer][r] = first + r < count ? ld_reused(delta + at) : 0.0f;
         }
     };
-    copy_rows<D>(keys, TILE, k, [&](int r) { return r < rows ? k + own(r) : nullptr; });
-    copy_rows<D>(values, TILE, v, [&](int r) { return r < rows ? v + own(r) : nullptr; });
+    copy_rows<D, TILE>(keys, k + start, stride, rows);
+    copy_rows<D, TILE>(values, v + start, stride, rows);
     copy_other(0);
     cp_async_commit();
 
@@ -136,13 +138,14 @@ __device__ __forceinline__ void dkv_tile(const bf16* q, const bf16* k, const bf1
         product_of_rows<D>(dp, own_v, d_os + buffer * OTHER);
         differentiate(s, dp, scale * LOG2E,
             [&](int j, int e) { return first + 8 * j + 2 * t + e % 2 >= warp * 16 + g + e / 2 * 8; },
-            [&](int j, int e) { return offs[buffer][8 * j + 2 * t + e % 2]; }, [&](int j, int e) { return deltas[buffer][8 * j + 2 * t + e % 2]; });
+            [&](int j, int e) { return offs[buffer][8 * j + 2 * t + e % 2]; },
+            [&](int j, int e) { return deltas[buffer][8 * j + 2 * t + e % 2]; });
         add_product<D>(sum_v, s, d_os + buffer * OTHER);
         add_product<D>(sum_k, dp, qs + buffer * OTHER);
         __syncthreads(); // this buffer has been used
     }
     const float by_k[2] = {scale, scale}, by_v[2] = {1.0f, 1.0f};
-    const auto to = [&](bf16* p, int r) { return warp * 16 + r < rows ? p + own(warp * 16 + r) : nullptr; };
+    const auto to = [&](bf16* p, int r) { return warp * 16 + r < rows ? p + start + (warp * 16 + r) * stride : nullptr; };
     store_rows<D>(keys + warp * 16 * STRIDE<D>, sum_k, by_k, [&](int r) { return to(dk, r); });
     store_rows<D>(values + warp * 16 * STRIDE<D>, sum_v, by_v, [&](int r) { return to(dv, r); });
 }

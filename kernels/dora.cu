@@ -207,23 +207,23 @@ extern "C" __global__ void __launch_bounds__(256) dora_compose_bf16(const bf16* 
     width % PER16<bf16> == 0 ? compose<PER16<bf16>>(z, low, s, m, n, bias, y, rows, width)
                              : compose<1>(z, low, s, m, n, bias, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_f32(const float* base, const float* low, float s, const float* m, const float* n,
-    const float* bias, float* z, float* y, int rows, int width) {
+extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_f32(const float* base, const float* low, float s,
+    const float* m, const float* n, const float* bias, float* z, float* y, int rows, int width) {
     width % PER16<float> == 0 ? compose_dropout<PER16<float>>(base, low, s, m, n, bias, z, y, rows, width)
                               : compose_dropout<1>(base, low, s, m, n, bias, z, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_bf16(const bf16* base, const bf16* low, float s, const float* m, const float* n,
-    const float* bias, bf16* z, bf16* y, int rows, int width) {
+extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_bf16(const bf16* base, const bf16* low, float s,
+    const float* m, const float* n, const float* bias, bf16* z, bf16* y, int rows, int width) {
     width % PER16<bf16> == 0 ? compose_dropout<PER16<bf16>>(base, low, s, m, n, bias, z, y, rows, width)
                              : compose_dropout<1>(base, low, s, m, n, bias, z, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_backward_f32(const float* dy, const float* value, const float* m, const float* n, const float* bias,
-    float* dz, float* rest, float* partial, int rows, int width) {
+extern "C" __global__ void __launch_bounds__(256) dora_backward_f32(const float* dy, const float* value, const float* m,
+    const float* n, const float* bias, float* dz, float* rest, float* partial, int rows, int width) {
     width % PER16<float> == 0 ? backward<PER16<float>>(dy, value, m, n, bias, dz, rest, partial, rows, width)
                               : backward<1>(dy, value, m, n, bias, dz, rest, partial, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_backward_bf16(const bf16* dy, const bf16* value, const float* m, const float* n, const float* bias,
-    bf16* dz, bf16* rest, float* partial, int rows, int width) {
+extern "C" __global__ void __launch_bounds__(256) dora_backward_bf16(const bf16* dy, const bf16* value, const float* m,
+    const float* n, const float* bias, bf16* dz, bf16* rest, float* partial, int rows, int width) {
     width % PER16<bf16> == 0 ? backward<PER16<bf16>>(dy, value, m, n, bias, dz, rest, partial, rows, width)
                              : backward<1>(dy, value, m, n, bias, dz, rest, partial, rows, width);
 }

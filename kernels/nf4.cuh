@@ -28,9 +28,13 @@ struct Lookup {
         for (int i = threadIdx.x; i < 16 * 32; i += blockDim.x) copies[i / 32][i % 32] = MAP[i / 32];
         __syncthreads();
     }
-    // Value of element i of those packed from the lowest byte of `bits` on.
+    // Value of element i of those packed from the lowest byte of `bits` on. Its code is moved to where the row of a byte offset
+    // lies (128 bytes a row), which saves multiplying it.
     __device__ __forceinline__ float value(unsigned bits, int i) const {
-        return copies[bits >> (i / 2 * 8 + (i % 2 == 0 ? 4 : 0)) & 15][threadIdx.x % 32];
+        const int at = i / 2 * 8 + (i % 2 == 0 ? 4 : 0);
+        const unsigned moved = at < 7 ? bits << (7 - at) : bits >> (at - 7);
+        const unsigned offset = (moved & 15 << 7) | threadIdx.x % 32 * 4;
+        return *reinterpret_cast<const float*>(reinterpret_cast<const char*>(copies) + offset);
     }
 };
 

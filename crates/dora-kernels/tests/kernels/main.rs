@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod attention_case;
 mod cast;
 mod cross_entropy;
 mod dora;
@@ -10,6 +11,7 @@ mod dropout;
 mod embedding;
 mod gemm;
 mod nf4;
+mod nf4_codec;
 mod pointwise;
 mod reduce;
 mod rms_norm;
