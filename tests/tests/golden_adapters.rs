@@ -42,7 +42,11 @@ fn hidden_states_logits_and_loss() {
         let batch = case.batch();
         let mut model = load(
             &case.model_dir(),
-            LoadOptions { weights: WeightOptions { dtype: Some(DType::F32), nf4: None }, trained: false, device: Device::Cpu },
+            LoadOptions {
+                weights: WeightOptions { dtype: Some(DType::F32), nf4: None },
+                trained: false,
+                device: Device::Cpu,
+            },
         );
         let base = logits(&*model, &batch);
         let _adapter = Adapter::load(&mut *model, &case.adapter_dir(), &[]).unwrap();
@@ -146,7 +150,7 @@ fn a_cache_gives_the_same_hidden_states() {
         for batch in case.single_documents() {
             let len = batch.input_ids.len();
             for chunk in [1, 3, len] {
-                let mut cache = model.cache(len);
+                let mut cache = model.cache(len).unwrap();
                 for tokens in batch.input_ids.chunks(chunk) {
                     let expected = case.expected("hidden").rows(start + cache.len(), tokens.len()).unwrap();
                     let hidden = model.extend(tokens, &mut cache).unwrap();
