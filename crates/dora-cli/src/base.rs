@@ -11,7 +11,7 @@ use dora_models::error::Error;
 use dora_models::model::{Architecture, LoadOptions, Model};
 use dora_models::nf4;
 use dora_models::tokenizer::Tokenizer;
-use dora_tensor::{DType, Nf4Options};
+use dora_tensor::{DType, Device, Nf4Options};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -43,6 +43,8 @@ pub struct Base {
     pub tokenizer: Option<Tokenizer>,
     /// Type that weights which are not in 4 bits are held in.
     pub dtype: DType,
+    /// Where it lies and computes.
+    pub device: Device,
     /// How its linear layers are held in 4 bits, if they are: as the folder has them, else as was asked for.
     pub nf4: Option<Nf4Options>,
 }
@@ -59,8 +61,8 @@ impl Base {
         let model = architecture.load(dir, options)?;
         let checkpoint = Checkpoint::open(dir)?;
         let nf4 = nf4::stored_options(&checkpoint, model.shape())?.or(options.weights.nf4);
-        let dtype = options.weights.dtype.or(checkpoint.dtype()).unwrap_or(DType::F32);
-        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer, dtype, nf4 })
+        let dtype = options.dtype().or(checkpoint.dtype()).unwrap_or(DType::F32);
+        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer, dtype, device: options.device, nf4 })
     }
 
     /// Tokens that end a text: the configuration's, else the tokenizer's.

@@ -64,6 +64,19 @@ enum Command {
     Plan(plan::Args),
 }
 
+impl Command {
+    /// Fails where a device is given to a command that computes on none.
+    fn check(&self, device: Device) -> Result<(), Usage> {
+        match self {
+            Command::Train(_) | Command::Eval(_) | Command::Generate(_) | Command::Merge(_) => Ok(()),
+            _ if device == Device::Cpu => Ok(()),
+            _ => {
+                Err(Usage(format!("--device {device} is for train, eval, generate and merge, the others use the CPU")))
+            }
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = Cli::command();
     let train = cli.find_subcommand("train").expect("a command of that name");
@@ -85,7 +98,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    Device::parse(&cli.device).map_err(|e| Usage(format!("--device {}: {e}", cli.device)))?;
+    let device = Device::parse(&cli.device).map_err(|e| Usage(format!("--device {}: {e}", cli.device)))?;
+    cli.command.check(device)?;
     if let Some(threads) = cli.threads {
         if threads == 0 {
             return Err(Usage("--threads is 0, expected at least 1".into()).into());
@@ -95,10 +109,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let console = Console::new(cli.json);
     match cli.command {
         Command::Quickstart(args) => quickstart::run(args, &console),
-        Command::Train(args) => train::run(*args, &console),
-        Command::Eval(args) => eval::run(args, &console),
-        Command::Generate(args) => generate::run(args, &console),
-        Command::Merge(args) => merge::run(args, &console),
+        Command::Train(args) => train::run(*args, device, &console),
+        Command::Eval(args) => eval::run(args, device, &console),
+        Command::Generate(args) => generate::run(args, device, &console),
+        Command::Merge(args) => merge::run(args, device, &console),
         Command::Quantize(args) => quantize::run(args, &console),
         Command::Compare(args) => compare::run(args, &console),
         Command::Analyze(args) => analyze::run(args, &console),

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use dora_adapters::Adapter;
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
+use dora_tensor::Device;
 use dora_train::data::{Dataset, LoadOptions as DataOptions, Row};
 use dora_train::metrics::peak_rss_mb;
 use dora_train::objective::CausalLm;
@@ -73,7 +74,7 @@ enum By {
 /// How a model is held that is used as it is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WeightArgs {
-    /// Precision of the weights in memory [default: as stored]
+    /// Precision of the weights in memory [default: as stored, bf16 on a device]
     #[arg(long, value_enum)]
     dtype: Option<Precision>,
     /// Quantise the linear layers to 4 bits (NF4) as they load
@@ -96,22 +97,22 @@ impl WeightArgs {
         WeightArgs { nf4: true, ..Default::default() }
     }
 
-    fn load_options(&self) -> Result<LoadOptions> {
+    fn load_options(&self, device: Device) -> Result<LoadOptions> {
         let nf4 = self.options.options()?;
         if !self.nf4 && self.options.is_given() {
             return Err(Usage("--block-size and --no-double-quant are for --nf4, which alone quantises".into()).into());
         }
         let weights = WeightOptions { dtype: self.dtype.map(Into::into), nf4: self.nf4.then_some(nf4) };
-        Ok(LoadOptions { weights, trained: false })
+        Ok(LoadOptions { weights, trained: false, device })
     }
 }
 
 /// Tokens that an evaluation takes at a time.
 pub const BATCH_TOKENS: usize = 2048;
 
-pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     args.check()?;
-    let mut base = open(&args.model, &args.weights, console)?;
+    let mut base = open(&args.model, &args.weights, device, console)?;
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
     }
@@ -179,8 +180,8 @@ fn rows(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
 }
 
 /// Loads a model to use as it is.
-pub fn open(dir: &Path, weights: &WeightArgs, console: &Console) -> Result<Base> {
-    let base = Base::load(dir, weights.load_options()?, console)?;
+pub fn open(dir: &Path, weights: &WeightArgs, device: Device, console: &Console) -> Result<Base> {
+    let base = Base::load(dir, weights.load_options(device)?, console)?;
     weights.options.check(&base)?;
     Ok(base)
 }

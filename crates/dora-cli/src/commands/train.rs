@@ -15,7 +15,7 @@ use dora_adapters::count::{Counts, count};
 use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, copy_side_files, ensure_writable_dir};
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
-use dora_tensor::{DType, Parameter, Tensor};
+use dora_tensor::{DType, Device, Parameter, Tensor};
 use dora_train::data::Plan;
 use dora_train::objective::CausalLm;
 use dora_train::run::{Ending, run as run_loop};
@@ -33,9 +33,9 @@ use record::Record;
 pub use settings::{Args, DataArgs, name};
 use watch::Watch;
 
-pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
-    let outcome = train(&args, console, interrupt.clone())?;
+    let outcome = train(&args, device, console, interrupt.clone())?;
     console.result(&outcome.text, &outcome.object)?;
     Ok(interrupt.exit_code().filter(|_| outcome.interrupted).unwrap_or(ExitCode::SUCCESS))
 }
@@ -52,9 +52,12 @@ pub struct Outcome {
 }
 
 /// Trains and saves.
-pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Outcome> {
+pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrupt) -> Result<Outcome> {
     let start = Instant::now();
     args.check()?;
+    if args.profile && device != Device::Cpu {
+        return Err(Usage(format!("--profile times the CPU, expected none with --device {device}")).into());
+    }
     ensure_writable_dir(&args.output).map_err(|e| Usage(format!("--output: {e}")))?;
     if args.output.canonicalize().ok() == args.model.canonicalize().ok() {
         let found = args.output.display();
@@ -63,7 +66,7 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     let full = args.adapter.method == Method::Full;
     let nf4 = args.adapter.method.is_quantized().then(|| args.nf4.options()).transpose()?;
     let weights = WeightOptions { dtype: args.dtype.map(Into::into), nf4 };
-    let options = LoadOptions { weights, trained: full };
+    let options = LoadOptions { weights, trained: full, device };
     let mut base = Base::load(&args.model, options, console)?;
     args.nf4.check(&base)?;
     let data_options = args.rows.options(&base)?;
@@ -79,9 +82,11 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     }
     let plan = Plan::new(&data, args.plan_options(&data_options));
     let steps = args.steps(plan.steps_per_epoch());
-    let predicted = memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained);
-    console.note(prediction::line(&predicted));
-    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, &predicted)?;
+    // What the memory of a device will hold is not known beforehand.
+    let predicted =
+        (device == Device::Cpu).then(|| memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained));
+    predicted.iter().for_each(|predicted| console.note(prediction::line(predicted)));
+    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, predicted.as_ref())?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
@@ -111,7 +116,11 @@ pub fn train(args: &Args, console: &Console, interrupt: Interrupt) -> Result<Out
     saved?;
     let object = object?;
     Ok(Outcome {
-        text: format!("{}; {}", watch.summary(&args.output, ending), prediction::outcome(&predicted)),
+        text: [Some(watch.summary(&args.output, ending)), predicted.as_ref().map(prediction::outcome)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("; "),
         object,
         interrupted: matches!(ending, Ending::Interrupted(_)),
         held_out: watch.held_out(),
@@ -163,7 +172,7 @@ impl Trained {
 
 /// A last step can still spoil what no loss has seen.
 fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
-    match tensor.to_vec().iter().all(|x| x.is_finite()) {
+    match tensor.to_device(Device::Cpu)?.to_vec().iter().all(|x| x.is_finite()) {
         true => Ok(()),
         false => bail!(
             "after the last step {name} has elements that are not finite in {}, expected finite numbers (a lower \
@@ -181,7 +190,7 @@ fn save_model(parameters: &[Parameter], base: &Base, args: &Args) -> Result<()> 
     let plan = parameters.iter().zip(&dtypes).map(|(p, d)| (p.name().to_owned(), *d, p.value().shape().to_vec()));
     let mut writer = CheckpointWriter::create(&args.output, plan.collect(), MAX_SHARD_BYTES)?;
     for (parameter, dtype) in parameters.iter().zip(dtypes) {
-        let tensor = parameter.value().to_dtype(dtype);
+        let tensor = parameter.value().to_device(Device::Cpu)?.to_dtype(dtype);
         check_finite(parameter.name(), &tensor)?;
         writer.write(parameter.name(), &tensor)?;
     }

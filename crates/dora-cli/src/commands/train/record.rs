@@ -34,21 +34,21 @@ impl Record {
         data: &Dataset,
         held_out: Option<&Dataset>,
         trained: &Trained,
-        predicted: &Prediction,
+        predicted: Option<&Prediction>,
     ) -> Result<Self> {
         let options = args.rows.options(base)?;
         let adapter = trained.adapter.as_ref().map(|a| serde_json::from_str::<Value>(&a.config().to_json()));
         let record = json!({
             "dora_version": env!("CARGO_PKG_VERSION"),
-            "settings": args.resolved(steps, &options, base.nf4),
+            "settings": args.resolved(steps, &options, base),
             "adapter_config": adapter.transpose()?,
             "trainable_params": trained.counts.trainable,
             "all_params": trained.counts.all,
             "base_sha256": base_sha256(base)?,
             "data": rows(data),
             "eval_data": held_out.map(rows),
-            "predicted_peak_mb": prediction::mb(predicted.peak()),
-            "predicted_terms_mb": prediction::terms_mb(predicted),
+            "predicted_peak_mb": predicted.map(|p| prediction::mb(p.peak())),
+            "predicted_terms_mb": predicted.map(prediction::terms_mb),
         });
         write(&args.output, &record)?;
         Ok(Record(record))
