@@ -109,6 +109,16 @@ pub fn run_record(dir: &Path) -> Result<Option<Value>> {
     Ok(Some(Value::Object(dora_models::json::object(&bytes, &path)?)))
 }
 
+/// The figures beside a file of items, where both are there.
+pub fn evaluation_record(output: &Path) -> Result<Option<Map<String, Value>>> {
+    let path = summary_path(output);
+    if !output.is_file() || !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    Ok(Some(dora_models::json::object(&bytes, &path)?))
+}
+
 /// Writes the items, then the figures.
 pub fn write(output: &Path, lines: &[String], summary: &Map<String, Value>) -> Result<()> {
     write_file(output, lines.iter().flat_map(|line| [line, "\n"]).collect::<String>().as_bytes())?;

@@ -73,6 +73,11 @@ impl Rows {
         Ok(Rows { options, data, held_out })
     }
 
+    /// Hash of the held-out ones.
+    pub fn held_out_sha256(&self) -> Option<&str> {
+        self.held_out.as_ref().map(|rows| rows.sha256.as_str())
+    }
+
     /// The order in which they are trained on, and the number of steps.
     fn plan(&self, args: &Args) -> (Plan, usize) {
         let plan = Plan::new(&self.data, args.plan_options(&self.options));
