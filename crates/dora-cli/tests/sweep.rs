@@ -120,6 +120,7 @@ fn every_run_is_one_of_train_and_eval() {
     let point = object["points"].as_array().unwrap().iter().find(|p| p["method"] == "dora" && p["rank"] == 3).unwrap();
     assert_eq!(point["accuracy"]["mean"], summary["accuracy"]);
     assert_eq!(point["accuracy"]["low"], summary["accuracy_low"]);
+    assert_eq!(point["guessing"], 0.5);
     assert_eq!(point["accuracy"]["interval"], "exact binomial over questions");
     assert_eq!(
         point["eval_loss"],
@@ -131,6 +132,7 @@ fn every_run_is_one_of_train_and_eval() {
         [
             "accuracy",
             "eval_loss",
+            "guessing",
             "learning_rate",
             "method",
             "peak_rss_mb",

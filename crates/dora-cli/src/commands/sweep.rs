@@ -76,8 +76,9 @@ pub struct Args {
     shared: Shared,
 }
 
-pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+pub fn run(mut args: Args, console: &Console) -> Result<ExitCode> {
     let start = Instant::now();
+    args.ranks.sort_unstable();
     let interrupt = Interrupt::listen()?;
     args.check()?;
     if !reset_peak_rss() {
@@ -149,9 +150,7 @@ impl Args {
     /// The runs by which an arm's learning rate is chosen: none where there is but one.
     fn tuning_cells(&self, arm: &Arm) -> Vec<Cell> {
         let rates = Rates::of(&self.learning_rates, arm);
-        let mut ranks = self.ranks.clone();
-        ranks.sort_unstable();
-        let rank = self.tune_rank.unwrap_or(ranks[ranks.len() / 2]);
+        let rank = self.tune_rank.unwrap_or(self.ranks[self.ranks.len() / 2]);
         let unused = || self.seeds.iter().max().map_or(0, |seed| seed.wrapping_add(1));
         let seed = self.tune_seed.unwrap_or_else(unused);
         let cell = |lr| Cell { arm: arm.clone(), rank, lr, seed };

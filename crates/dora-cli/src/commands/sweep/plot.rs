@@ -24,20 +24,28 @@ pub fn draw(arms: &[Arm], ranks: &[usize], points: &[Point]) -> Result<String> {
     Ok(svg)
 }
 
-/// A figure of a point, scaled.
-type Of = fn(&Point) -> Option<Figure>;
+/// A panel: its title, what its figures are multiplied by, a figure of a point, and a level to compare with.
+#[derive(Clone, Copy)]
+struct Panel {
+    title: &'static str,
+    scale: f64,
+    of: fn(&Point) -> Option<Figure>,
+    level: fn(&Point) -> Option<f64>,
+}
+
+const ACCURACY: Panel =
+    Panel { title: "accuracy, %", scale: 100.0, of: |point| point.accuracy, level: |point| point.guessing };
+const LOSS: Panel = Panel { title: "held-out loss", scale: 1.0, of: |point| Some(point.loss), level: |_| None };
 
 fn drawn(arms: &[Arm], ranks: &[usize], points: &[Point], svg: &mut String) -> Drawn {
-    let mut panels: Vec<(&str, f64, Of)> = vec![("held-out loss", 1.0, |point| Some(point.loss))];
-    if points.iter().any(|point| point.accuracy.is_some()) {
-        panels.insert(0, ("accuracy, %", 100.0, |point| point.accuracy));
-    }
+    let answered = points.iter().any(|point| point.accuracy.is_some());
+    let panels = if answered { vec![ACCURACY, LOSS] } else { vec![LOSS] };
     let size = (PANEL.0 * panels.len() as u32, PANEL.1 + KEY);
     let root = SVGBackend::with_string(svg, size).into_drawing_area();
     root.fill(&WHITE)?;
     let (upper, key) = root.split_vertically(PANEL.1);
-    for (area, (title, scale, of)) in upper.split_evenly((1, panels.len())).iter().zip(&panels) {
-        panel(&root, area, (title, *scale, *of), arms, ranks, points)?;
+    for (area, part) in upper.split_evenly((1, panels.len())).iter().zip(panels) {
+        panel(&root, area, part, arms, ranks, points)?;
     }
     let mut x = 40;
     for (i, arm) in arms.iter().enumerate() {
@@ -51,19 +59,11 @@ fn drawn(arms: &[Arm], ranks: &[usize], points: &[Point], svg: &mut String) -> D
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn panel(
-    root: &Area,
-    area: &Area,
-    (title, scale, of): (&str, f64, Of),
-    arms: &[Arm],
-    ranks: &[usize],
-    points: &[Point],
-) -> Drawn {
-    let (low, high) = points
-        .iter()
-        .filter_map(of)
-        .flat_map(ends)
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), y| (l.min(scale * y), h.max(scale * y)));
+fn panel(root: &Area, area: &Area, part: Panel, arms: &[Arm], ranks: &[usize], points: &[Point]) -> Drawn {
+    let Panel { title, scale, of, level } = part;
+    let level = points.iter().find_map(level).map(|level| scale * level);
+    let shown = points.iter().filter_map(of).flat_map(ends).map(|y| scale * y).chain(level);
+    let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
     // All alike: still an axis.
     let room = if high > low { 0.08 * (high - low) } else { 0.05 * high.abs().max(1e-6) };
     let (left, right) = (-0.5, ranks.len() as f64 - 0.5);
@@ -90,6 +90,11 @@ fn panel(
     }
     let (x, y) = at((left + right) / 2.0);
     root.draw(&Text::new("rank", (x, y + 24), under.clone()))?;
+    if let Some(y) = level {
+        chart.draw_series([PathElement::new([(left, y), (right, y)], BLACK.mix(0.4))])?;
+        let (x, y) = chart.plotting_area().map_coordinate(&(left, y));
+        root.draw(&Text::new("guessing", (x + 6, y - 16), (FONT, 12)))?;
+    }
     for (i, arm) in arms.iter().enumerate() {
         let apart = 0.08 * (i as f64 - (arms.len() as f64 - 1.0) / 2.0);
         let place = |point: &Point| {

@@ -44,6 +44,8 @@ pub struct Point {
     pub loss: Figure,
     /// Questions that the accuracy is of.
     questions: Option<u64>,
+    /// The accuracy of guessing.
+    pub guessing: Option<f64>,
     trainable: u64,
     seconds: f64,
     peak_rss_mb: Option<f64>,
@@ -79,6 +81,7 @@ impl Point {
             accuracy: (!shares.is_empty()).then(share),
             loss: Figure { mean: mean(&losses), interval: mean_interval(&losses) },
             questions: first.evaluation.get("questions").and_then(Value::as_u64),
+            guessing: first.evaluation.get("guessing").and_then(Value::as_f64),
             trainable: first.record["trainable_params"].as_u64().unwrap_or(0),
             seconds: mean(&seconds),
             peak_rss_mb: results("peak_rss_mb").into_iter().reduce(f64::max),
@@ -100,7 +103,7 @@ impl Point {
         };
         json!({
             "method": self.arm, "rank": self.rank, "learning_rate": self.lr, "seeds": self.seeds,
-            "accuracy": self.accuracy.map(|share| figure(share, self.accuracy_interval())),
+            "accuracy": self.accuracy.map(|share| figure(share, self.accuracy_interval())), "guessing": self.guessing,
             "eval_loss": figure(self.loss, "t over seeds"), "trainable_params": self.trainable, "wall_s": self.seconds,
             "peak_rss_mb": self.peak_rss_mb,
         })
@@ -174,6 +177,7 @@ pub fn report(points: &[Point], choices: &[Choice], output: &Path) -> String {
         (None, _) => "loss as a mean over seeds with its 95 % interval (Student's t)".into(),
     };
     text.push(format!("{seeds}: {of}."));
+    text.extend(first.guessing.map(|share| format!("Guessing gives {:.1} %.", 100.0 * share)));
     text.extend(choices.iter().map(Choice::line));
     text.push(format!("Written to {}: sweep.json, sweep.svg, and a folder a run", output.display()));
     text.join("\n")
