@@ -141,17 +141,22 @@ pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, mut dx: ArrayViewMu
             add(rows.clone(), panel.view(), dx[0].view_mut(), rows.start == 0);
         });
     }
+    let dim = dx.dim();
     let (run, height) = (out.div_ceil(RUNS), (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE));
-    let sums = (0..out.div_ceil(run.max(1))).into_par_iter().map(|i| {
-        let mut sum = Array2::from_shape_vec(dx.dim(), buffer(dx.len())).expect("the buffer has the size asked for");
-        for first in (i * run..out.min((i + 1) * run)).step_by(height) {
-            let rows = first..out.min(first + height).min((i + 1) * run);
-            widened(w, rows.clone(), 0..inner, |panel| add(rows, panel.view(), sum.view_mut(), first == i * run));
-        }
-        sum
-    });
+    let sums: Vec<_> = (0..out.div_ceil(run.max(1)))
+        .into_par_iter()
+        .map(|i| {
+            let mut sum =
+                Array2::from_shape_vec(dim, buffer(dim.0 * dim.1)).expect("the buffer has the size asked for");
+            for first in (i * run..out.min((i + 1) * run)).step_by(height) {
+                let rows = first..out.min(first + height).min((i + 1) * run);
+                widened(w, rows.clone(), 0..inner, |panel| add(rows, panel.view(), sum.view_mut(), first == i * run));
+            }
+            sum
+        })
+        .collect();
     dx.fill(0.0);
-    for sum in sums.collect::<Vec<_>>() {
+    for sum in sums {
         dx += &sum;
         recycle(sum.into_raw_vec_and_offset().0);
     }

@@ -6,22 +6,12 @@ use dora_stats::Correlation;
 use plotters::prelude::*;
 
 use super::Group;
+use crate::plot::{COLOURS, Drawn, FONT};
 
 /// Size in pixels.
 const SIZE: (u32, u32) = (960, 600);
 /// Width of the key beside the plot.
 const KEY: u32 = 190;
-const FONT: &str = "sans-serif";
-/// Colours that people with defects of colour vision tell apart (Okabe and Ito, 2008).
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(213, 94, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 0, 0),
-];
 
 /// The plot as SVG.
 pub fn draw(what: &str, groups: &[Group], overall: Option<Correlation>) -> Result<String> {
@@ -29,8 +19,6 @@ pub fn draw(what: &str, groups: &[Group], overall: Option<Correlation>) -> Resul
     drawn(what, groups, overall, &mut svg).map_err(|e| anyhow!("drawing the scatter: {e}"))?;
     Ok(svg)
 }
-
-type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn drawn(what: &str, groups: &[Group], overall: Option<Correlation>, svg: &mut String) -> Drawn {
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
