@@ -9,6 +9,7 @@ mod console;
 mod failure;
 mod interrupt;
 mod output;
+mod plot;
 mod prediction;
 mod results;
 mod run_file;
