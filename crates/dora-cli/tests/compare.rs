@@ -456,8 +456,7 @@ fn a_constant_difference_is_one() {
     let object = compare(&[&a, &b]);
     assert_eq!(object["better"], "a");
     assert!(
-        text(&object["verdict"])
-            .starts_with("A better by 0.5000 in loss, likely by 0.5000 to 0.5000 (95 % interval)"),
+        text(&object["verdict"]).starts_with("A better by 0.5000 in loss, likely by 0.5000 to 0.5000 (95 % interval)"),
         "{object}"
     );
 }
