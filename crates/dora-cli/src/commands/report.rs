@@ -9,6 +9,7 @@ mod inputs;
 mod page;
 mod run;
 mod run_view;
+mod sweep;
 mod table;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! Verdicts: those that `dora compare --json` wrote, and those on what was named here and measured the same, by the same code.
 //! Results that differ in nothing but the seed are one arm; the first arm goes against each of the others, over the seeds
-//! that both have, and p-values are corrected for the number of such comparisons.
+//! that both have. In a sweep the first method goes against each of the others at the same rank. p-values are corrected for
+//! the number of such comparisons.
 
 use anyhow::Result;
 use askama::Template;
@@ -24,7 +25,12 @@ pub struct Comparison {
 pub fn all(inputs: &Inputs) -> Result<Vec<Comparison>> {
     let mut all = inputs.verdicts.clone();
     for group in groups(sides(inputs)?) {
-        all.extend(sheets(pairs(arms(group)))?);
+        let arms = arms(group);
+        let Some((first, others)) = arms.split_first() else { continue };
+        all.extend(sheets(others.iter().map(|other| pairs(first, other)).collect())?);
+    }
+    for sweep in &inputs.sweeps {
+        all.extend(sheets(sweep.pairs()?.iter().map(|[a, b]| pairs(a, b)).collect())?);
     }
     all.into_iter().map(view).collect()
 }
@@ -69,16 +75,12 @@ fn arms(group: Vec<Side>) -> Vec<Vec<Side>> {
     arms
 }
 
-/// The first arm with each of the others: pairs of the seeds that both have, or else the first of both.
-fn pairs(arms: Vec<Vec<Side>>) -> Vec<Vec<(Side, Side)>> {
-    let Some((first, others)) = arms.split_first() else { return Vec::new() };
-    let against = |arm: &Vec<Side>| {
-        let twin =
-            |a: &Side| arm.iter().find(|b| b.setting("seed").is_some() && b.setting("seed") == a.setting("seed"));
-        let pairs: Vec<_> = first.iter().filter_map(|a| Some((a.clone(), twin(a)?.clone()))).collect();
-        if pairs.is_empty() { vec![(first[0].clone(), arm[0].clone())] } else { pairs }
-    };
-    others.iter().map(against).collect()
+/// Two arms over the seeds that both have, or else the first of both.
+fn pairs(a: &[Side], b: &[Side]) -> Vec<(Side, Side)> {
+    let same = |a: &Side, b: &Side| a.setting("seed").is_some() && a.setting("seed") == b.setting("seed");
+    let twin = |a: &Side| b.iter().find(|b| same(a, b)).cloned();
+    let pairs: Vec<_> = a.iter().filter_map(|a| Some((a.clone(), twin(a)?))).collect();
+    if pairs.is_empty() { vec![(a[0].clone(), b[0].clone())] } else { pairs }
 }
 
 fn view(sheet: Sheet) -> Result<Comparison> {

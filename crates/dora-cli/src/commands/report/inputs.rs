@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::run::Run;
+use super::sweep::Sweep;
 use crate::commands::compare::{Sheet, Side};
 use crate::failure::Usage;
 use crate::results::summary_path;
@@ -28,13 +29,6 @@ pub struct Inputs {
     pub pictures: Vec<Picture>,
     /// All files that were read.
     pub files: Vec<PathBuf>,
-}
-
-/// A sweep's folder.
-pub struct Sweep {
-    pub path: PathBuf,
-    pub record: Map<String, Value>,
-    pub pictures: Vec<Picture>,
 }
 
 /// A result of `dora eval --output`.
@@ -82,7 +76,7 @@ impl Inputs {
             let file = path.join("sweep.json");
             let record = dora_models::json::object(&self.bytes(&file)?, &file)?;
             let pictures = self.pictures_of(&names)?;
-            self.sweeps.push(Sweep { path: path.to_owned(), record, pictures });
+            self.sweeps.push(Sweep::of(path, Value::Object(record), pictures)?);
             Ok(())
         } else {
             let shown = path.display();

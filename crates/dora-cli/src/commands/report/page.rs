@@ -5,9 +5,10 @@ use askama::Template;
 
 use super::comparisons::{self, Comparison};
 use super::curves::{Curve, Style, chart, smoothed};
-use super::inputs::{Inputs, Sweep};
+use super::inputs::Inputs;
 use super::run::{Line, Run};
 use super::run_view::{RunView, held_out, rounded, time};
+use super::sweep::Sweep;
 use super::table::{Column, Figure, Table, or_dash, picture};
 use super::{evaluations, name};
 use crate::plot::css_colour;
@@ -35,6 +36,7 @@ struct SweepView {
     name: String,
     path: String,
     pictures: Vec<String>,
+    notes: Vec<String>,
     table: String,
 }
 
@@ -158,6 +160,7 @@ fn sweep((i, sweep): (usize, &Sweep)) -> Result<SweepView> {
         name: name(&sweep.path),
         path: sweep.path.display().to_string(),
         pictures: sweep.pictures.iter().map(picture).collect::<Result<_>>()?,
-        table: String::new(),
+        notes: sweep.notes(),
+        table: sweep.table().render()?,
     })
 }
