@@ -20,7 +20,9 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use dora_tensor::Device;
 
-use crate::commands::{analyze, compare, eval, generate, merge, params, plan, quantize, quickstart, sweep, train};
+use crate::commands::{
+    analyze, compare, eval, generate, merge, params, plan, quantize, quickstart, report, sweep, train,
+};
 use crate::console::Console;
 use crate::failure::{Usage, exit_code};
 
@@ -65,6 +67,8 @@ enum Command {
     Params(params::Args),
     /// Choose a method: memory, time and quality of each, a recommendation, and a run file; needs config.json only
     Plan(plan::Args),
+    /// One HTML page of runs: settings, curves, samples, memory, time, plots, and verdicts
+    Report(report::Args),
 }
 
 impl Command {
@@ -122,5 +126,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Analyze(args) => analyze::run(args, &console),
         Command::Params(args) => params::run(args, &console),
         Command::Plan(args) => plan::run(args, &console),
+        Command::Report(args) => report::run(args, &console),
     }
 }

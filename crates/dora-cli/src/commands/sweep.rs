@@ -51,7 +51,7 @@ pub fn run(mut args: Args, console: &Console) -> Result<ExitCode> {
     let points = points::of(done, &args.methods, &args.ranks);
     let svg = args.output.join("sweep.svg");
     if !points.is_empty() {
-        write_file(&svg, plot::draw(&args.methods, &args.ranks, &points)?.as_bytes())?;
+        write_file(&svg, crate::plot::file(&plot::draw(&args.methods, &args.ranks, &points)?).as_bytes())?;
     }
     let shared: Vec<_> = args.shared.0.iter().map(|word| word.to_string_lossy()).collect();
     let object = json!({

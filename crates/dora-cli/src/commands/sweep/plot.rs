@@ -1,14 +1,13 @@
 //! Accuracy (where it was measured) and held-out loss against rank, a line an arm, with error bars. Ranks stand at equal
 //! distances, and arms a little apart so that their bars do not hide each other.
 
-use anyhow::{Result, anyhow};
-use plotters::coord::Shift;
+use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::arm::Arm;
 use super::points::{Figure, Point};
-use crate::plot::{COLOURS, Drawn, FONT};
+use crate::plot::{Canvas, Drawn, FONT, colour, svg};
 
 /// Size of a panel in pixels.
 const PANEL: (u32, u32) = (520, 460);
@@ -17,11 +16,14 @@ const KEY: u32 = 48;
 /// Half the width of a bar's ends, in distances of ranks.
 const CAP: f64 = 0.025;
 
-/// The plot as SVG.
+/// The plot as an SVG element.
 pub fn draw(arms: &[Arm], ranks: &[usize], points: &[Point]) -> Result<String> {
-    let mut svg = String::new();
-    drawn(arms, ranks, points, &mut svg).map_err(|e| anyhow!("drawing the sweep: {e}"))?;
-    Ok(svg)
+    let answered = points.iter().any(|point| point.accuracy.is_some());
+    let panels = if answered { vec![ACCURACY, LOSS] } else { vec![LOSS] };
+    let size = (PANEL.0 * panels.len() as u32, PANEL.1 + KEY);
+    let titles: Vec<&str> = panels.iter().map(|panel| panel.title).collect();
+    let label = format!("{} against rank", titles.join(" and "));
+    svg(size, &label, |root| drawn(root, &panels, arms, ranks, points))
 }
 
 /// A panel: its title, what its figures are multiplied by, a figure of a point, and a level to compare with.
@@ -37,15 +39,10 @@ const ACCURACY: Panel =
     Panel { title: "accuracy, %", scale: 100.0, of: |point| point.accuracy, level: |point| point.guessing };
 const LOSS: Panel = Panel { title: "held-out loss", scale: 1.0, of: |point| Some(point.loss), level: |_| None };
 
-fn drawn(arms: &[Arm], ranks: &[usize], points: &[Point], svg: &mut String) -> Drawn {
-    let answered = points.iter().any(|point| point.accuracy.is_some());
-    let panels = if answered { vec![ACCURACY, LOSS] } else { vec![LOSS] };
-    let size = (PANEL.0 * panels.len() as u32, PANEL.1 + KEY);
-    let root = SVGBackend::with_string(svg, size).into_drawing_area();
-    root.fill(&WHITE)?;
+fn drawn(root: &Canvas, panels: &[Panel], arms: &[Arm], ranks: &[usize], points: &[Point]) -> Drawn {
     let (upper, key) = root.split_vertically(PANEL.1);
     for (area, part) in upper.split_evenly((1, panels.len())).iter().zip(panels) {
-        panel(&root, area, part, arms, ranks, points)?;
+        panel(root, area, *part, arms, ranks, points)?;
     }
     let mut x = 40;
     for (i, arm) in arms.iter().enumerate() {
@@ -53,13 +50,10 @@ fn drawn(arms: &[Arm], ranks: &[usize], points: &[Point], svg: &mut String) -> D
         key.draw(&Text::new(arm.name.clone(), (x + 12, 9), (FONT, 15)))?;
         x += 40 + 9 * arm.name.chars().count() as i32;
     }
-    root.present()?;
     Ok(())
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
-fn panel(root: &Area, area: &Area, part: Panel, arms: &[Arm], ranks: &[usize], points: &[Point]) -> Drawn {
+fn panel(root: &Canvas, area: &Canvas, part: Panel, arms: &[Arm], ranks: &[usize], points: &[Point]) -> Drawn {
     let Panel { title, scale, of, level } = part;
     let level = points.iter().find_map(level).map(|level| scale * level);
     let shown = points.iter().filter_map(of).flat_map(ends).map(|y| scale * y).chain(level);
@@ -120,8 +114,4 @@ fn panel(root: &Area, area: &Area, part: Panel, arms: &[Arm], ranks: &[usize], p
 fn ends(figure: Figure) -> [f64; 3] {
     let Figure { mean, interval } = figure;
     interval.map_or([mean; 3], |interval| [interval.low, mean, interval.high])
-}
-
-fn colour(i: usize) -> RGBColor {
-    COLOURS[i % COLOURS.len()]
 }
