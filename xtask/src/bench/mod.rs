@@ -108,7 +108,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let text = measure(root, dir.path(), &args(Some("demo"), false)).unwrap();
-        for row in ["| demo  | lora ", "| demo  | dora ", "| demo  | qlora", "| demo  | qdora"] {
+        for row in ["| demo | lora ", "| demo | dora ", "| demo | qlora ", "| demo | qdora "] {
             assert!(text.contains(row), "{text}");
         }
         let kept: serde_json::Value =
