@@ -48,14 +48,14 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
 /// Measures into the folder `dir`, and gives the tables.
 fn measure(root: &Path, dir: &Path, args: &Args) -> Result<String> {
     std::fs::create_dir_all(dir)?;
-    let chosen = chosen(args)?;
+    let (chosen, origin) = (chosen(args)?, report::Origin::find(root)?);
     let operations =
         if args.only.as_deref().unwrap_or(ops::NAME) == ops::NAME { ops::run(root, dir)? } else { Vec::new() };
     let mut results = Results::default();
     for group in chosen {
         steps::run(root, dir, args.peers.as_deref(), group, &mut results)?;
     }
-    let record = report::Record { origin: report::Origin::find(root)?, operations, results };
+    let record = report::Record { origin, operations, results };
     std::fs::write(dir.join("results.json"), format!("{:#}\n", record.json()))?;
     let text = record.text();
     std::fs::write(dir.join("results.md"), &text)?;
