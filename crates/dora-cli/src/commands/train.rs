@@ -161,7 +161,7 @@ pub fn train_on(
     let nothing = watch.steps() == 0;
     let saved = if nothing { Ok(()) } else { trained.save(args, base) };
     let good = ended.as_ref().ok().copied().filter(|_| saved.is_ok());
-    let object = record.finish(&args.output, good, &watch, profile.as_ref(), start.elapsed());
+    let object = record.finish(&args.output, good, &watch, profile.as_ref(), (loop_start - start, start.elapsed()));
     let ending = ended.inspect_err(|_| match &saved {
         Ok(()) if nothing => {}
         Ok(()) => console.note(format!("saved the steps before it in {}", args.output.display())),

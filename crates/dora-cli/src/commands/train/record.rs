@@ -46,14 +46,15 @@ impl Record {
         Ok(Record(record))
     }
 
-    /// Adds what came of it, writes it, and gives it; no ending: the run failed.
+    /// Adds what came of it, writes it, and gives it; no ending: the run failed. Times are from the start to the first step and
+    /// to the end.
     pub fn finish(
         mut self,
         output: &Path,
         ending: Option<Ending>,
         watch: &Watch,
         profile: Option<&Profile>,
-        time: Duration,
+        (ready, time): (Duration, Duration),
     ) -> Result<Value> {
         let ending = match ending {
             Some(Ending::Finished) => "finished",
@@ -68,6 +69,7 @@ impl Record {
             "eval_loss_after": watch.held_out().map(|(_, after)| after),
             "tokens": watch.tokens(),
             "tokens_per_s": watch.tokens_per_s(),
+            "start_s": ready.as_secs_f64(),
             "wall_s": time.as_secs_f64(),
             "peak_rss_mb": peak_rss_mb(),
             "profile": profile.map(Profile::json),
