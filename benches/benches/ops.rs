@@ -10,8 +10,8 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use dora_tensor::ops::{
-    AdamW, AttentionShape, Documents, LowRank, Matrix, Moments, Norms, attention, cross_entropy, dora_linear, linear,
-    lora_linear, rms_norm,
+    AdamW, AttentionShape, Clip, Documents, LowRank, Matrix, Moments, Norms, attention, cross_entropy, dora_linear,
+    linear, lora_linear, rms_norm,
 };
 use dora_tensor::rng::Philox;
 use dora_tensor::{DType, DenseWeight, Nf4Options, Nf4Weight, Parameter, Role, Tensor, Weight, profile};
@@ -104,14 +104,15 @@ fn norms(criterion: &mut Criterion) {
 
 fn updates(criterion: &mut Criterion) {
     let (value, gradient) = (random(&[1536, RANK]), random(&[1536, RANK]));
-    let settings = AdamW { lr: 2e-4, weight_decay: 0.0, betas: [0.9, 0.999], eps: 1e-8, step: 1, gradient_scale: 1.0 };
+    let settings = AdamW { lr: 2e-4, weight_decay: 0.0, betas: [0.9, 0.999], eps: 1e-8, step: 1 };
+    let clip = Clip::new(std::slice::from_ref(&gradient), 0.0).expect("it is f32");
     let set_up = || {
         let parameter = Parameter::new("b", Role::Matrix, fresh(&value)).expect("it is f32");
-        let moments = Moments::new(&parameter);
+        let moments = Moments::new(&parameter).expect("there is memory");
         (parameter, moments)
     };
     one(&mut criterion.benchmark_group(format!("adamw 1536x{RANK}")), "update", set_up, |(parameter, mut moments)| {
-        settings.update(&parameter, &gradient, &mut moments).expect("the shapes agree");
+        settings.update(&parameter, &gradient, &mut moments, &clip).expect("the shapes agree");
         (parameter, moments)
     });
 }
