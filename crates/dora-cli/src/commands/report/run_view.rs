@@ -176,8 +176,12 @@ fn memory(run: &Run) -> Option<Bars> {
     let mut rows: Vec<BarRow> = terms.iter().filter_map(term).collect();
     rows.push(row("all, predicted".into(), predicted));
     rows.extend(measured.map(|mb| row("measured".into(), mb)));
-    let off = measured.map_or("not measured".into(), |mb| format!("measured {:+.1} %", 100.0 * (mb / predicted - 1.0)));
-    Some(Bars { caption: format!("Peak memory: predicted, {off}"), columns: vec!["Memory for", "MB"], rows })
+    let off = measured.map(|mb| 100.0 * (mb / predicted - 1.0));
+    let off = off.map_or(String::new(), |percent| {
+        let word = if percent < 0.0 { "less" } else { "more" };
+        format!("; measured {:.1} % {word}", percent.abs())
+    });
+    Some(Bars { caption: format!("Peak memory as predicted{off}"), columns: vec!["Memory for", "MB"], rows })
 }
 
 /// Where the time of the steps went.
