@@ -42,6 +42,15 @@ fn row(html: &Html, name: &str) -> Vec<String> {
 }
 
 #[test]
+fn the_parser_finds_faults() {
+    let faults = |body: &str| Html::parse_document(&format!("<!doctype html><title>t</title>{body}")).errors.len();
+    assert_eq!(faults("<p>a</p>"), 0);
+    for body in ["<p>a</div>", "<table><p></table>", "<p a=1 a=2>", "<b><i></b></i>"] {
+        assert!(faults(body) > 0, "{body}");
+    }
+}
+
+#[test]
 fn everything_on_one_page() {
     let room = Room::new();
     let output = room.path("page.html");
@@ -105,7 +114,7 @@ fn names_and_texts_are_text() {
 #[test]
 fn figures_are_those_of_the_files() {
     let room = Room::new();
-    let html = page(&room, &[run(&room, "one", &record("dora", 3), &metrics(120))]);
+    let html = page(&room, &[run(&room, "one", &record("dora", 3), &steps(120))]);
     let tiles: Vec<String> = all(&html, ".tiles dd").into_iter().map(text).collect();
     let expected = [
         "dora, rank 16",
@@ -151,7 +160,7 @@ fn runs_of_train() {
     // Killed while it wrote: no results, the last line cut off.
     let mut begun = record("lora", 0);
     begun["results"] = Value::Null;
-    let cut = format!("{}{{\"step\": 8, \"lo", metrics(7));
+    let cut = format!("{}{{\"step\": 8, \"lo", steps(7));
     let html = page(&room, &[run(&room, "begun", &begun, &cut)]);
     assert_eq!((all(&html, "figure > svg").len(), text(all(&html, ".badge")[0])), (4, "no results yet".into()));
     // Failed in the first step.
@@ -222,7 +231,7 @@ fn refuses<P: AsRef<Path>>(room: &Room, inputs: &[P], message: &str) {
 #[test]
 fn what_is_no_run() {
     let room = Room::new();
-    let good = run(&room, "good", &record("lora", 0), &metrics(2));
+    let good = run(&room, "good", &record("lora", 0), &steps(2));
     let nowhere = room.path("nowhere");
     refuses(
         &room,
@@ -252,9 +261,9 @@ fn what_is_no_run() {
         &[&bare],
         &format!("{} has no settings, expected the record of a run of `dora train`", shown(&file)),
     );
-    let lines = format!("{}\nnonsense\n", metrics(1));
+    let lines = format!("{}\nnonsense\n", steps(1));
     let damaged = run(&room, "damaged", &record("lora", 0), &lines);
-    let at = format!("{}:5", shown(&damaged.join("metrics.jsonl")));
+    let at = format!("{}:4", shown(&damaged.join("metrics.jsonl")));
     refuses(
         &room,
         &[&damaged],
@@ -277,7 +286,7 @@ fn what_is_no_run() {
 #[test]
 fn nothing_is_written_over() {
     let room = Room::new();
-    let folder = run(&room, "run", &record("lora", 0), &metrics(2));
+    let folder = run(&room, "run", &record("lora", 0), &steps(2));
     let weights = room.write("run/adapter_model.safetensors", "weights");
     for file in [&weights, &folder.join("run.json")] {
         let before = fs::read(file).unwrap();

@@ -40,9 +40,9 @@ pub fn record(method: &str, seed: u64) -> Value {
 }
 
 /// Lines of `metrics.jsonl` for so many steps, with an evaluation after every 40.
-pub fn metrics(steps: u32) -> String {
+pub fn steps(last: u32) -> String {
     let mut text = String::new();
-    for step in 0..=steps {
+    for step in 0..=last {
         let loss = 3.0 / (1.0 + 0.1 * f64::from(step)) + 0.1 * f64::from(step % 3);
         if step > 0 {
             let line = json!({ "step": step, "epoch": 0.1, "loss": loss, "lr": 2e-4, "grad_norm": 1.5, "tokens": 80,
@@ -103,7 +103,7 @@ pub fn sweep(room: &Room, name: &str) -> PathBuf {
             }
             points.push(json!({
                 "method": method, "rank": rank, "learning_rate": 3e-4, "seeds": 2, "guessing": 0.25,
-                "accuracy": { "mean": 0.4 + f64::from(gain) / 100.0, "low": 0.3, "high": 0.7, "interval": "t over seeds" },
+                "accuracy": { "mean": 0.4 + gain as f64 / 100.0, "low": 0.3, "high": 0.7, "interval": "t over seeds" },
                 "eval_loss": { "mean": 0.625, "low": null, "high": null, "interval": null },
                 "trainable_params": 1_234_567, "wall_s": 61.4, "peak_rss_mb": 1234.5,
             }));
@@ -120,11 +120,11 @@ pub fn sweep(room: &Room, name: &str) -> PathBuf {
 
 /// Everything together: what `dora report` is given.
 pub fn everything(room: &Room) -> Vec<PathBuf> {
-    let hostile = run(room, HOSTILE, &record("lora", 0), &metrics(120));
+    let hostile = run(room, HOSTILE, &record("lora", 0), &steps(120));
     let sample = json!({ "prompt": format!("Say {SCRIPT}"), "before": null, "text": format!("{SCRIPT} {LONG}") });
     room.write(&format!("{HOSTILE}/samples.jsonl"), format!("{sample}\n"));
     room.write(&format!("{HOSTILE}/analysis.svg"), svg(560));
-    let long = run(room, LONG, &record("dora", 0), &metrics(7));
+    let long = run(room, LONG, &record("dora", 0), &steps(7));
     evaluation(room, &format!("{LONG}/answers.jsonl"), &record("dora", 0), |i| i < 60);
     let answers = evaluation(room, "lora.jsonl", &record("lora", 0), |i| i % 10 < 3);
     let plot = room.write("plot.svg", svg(960));
