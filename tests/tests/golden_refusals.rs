@@ -6,7 +6,7 @@ use std::path::Path;
 use dora_adapters::Adapter;
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
-use dora_tensor::Tensor;
+use dora_tensor::{Device, Tensor};
 use dora_tests::{Case, PEFT_PREFIX, assert_same, edited_adapter, load, load_frozen, logits};
 use serde_json::{Value, json};
 
@@ -158,8 +158,10 @@ fn elements_that_are_not_finite() {
 #[test]
 fn a_base_that_is_trained_itself() {
     let case = Case::open("dora_seven");
-    let mut model =
-        load(&case.model_dir(), LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true });
+    let mut model = load(
+        &case.model_dir(),
+        LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu },
+    );
     let message = match Adapter::load(&mut *model, &case.adapter_dir(), &[]) {
         Ok(_) => panic!("the adapter loads"),
         Err(error) => error.to_string(),

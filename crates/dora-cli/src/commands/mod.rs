@@ -10,4 +10,5 @@ pub mod plan;
 pub mod quantize;
 pub mod quickstart;
 pub mod report;
+pub mod sweep;
 pub mod train;
