@@ -1,6 +1,6 @@
 //! A page of `dora report` in a headless Chromium, at the width of a phone and of a desk, light and dark: nothing is wider than
-//! the page but what scrolls in its own box, every picture is there, every plot has a size. `cargo xtask ci` runs it where
-//! there is a browser; by hand:
+//! the page but what scrolls in its own box, every picture is there, every plot has a size. It needs a browser, so it is run
+//! by hand:
 //!
 //!     cargo test --release -p dora-cli --test report_browser -- --ignored --nocapture
 //!
