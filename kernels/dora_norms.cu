@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(256) dora_merge_f32(float* w, const
     }
     const float norm = sqrtf(block_sum(square));
     if (norm == 0.0f) return;
-    const float gain = ld(m + blockIdx.x) / norm;
+    const float gain = ld_reused(m + blockIdx.x) / norm;
     for (int i = threadIdx.x; i < inner; i += blockDim.x) st(row + i, ld_reused(row + i) * gain);
     flops(3 * ((inner + blockDim.x - 1 - threadIdx.x) / blockDim.x));
 }
