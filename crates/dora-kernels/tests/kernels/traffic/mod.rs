@@ -98,11 +98,8 @@ fn counted() -> String {
     dora::rows(&mut table);
     nf4::rows(&mut table);
     attention::rows(&mut table);
-    let name = |kernel: &&'static dora_kernels::Kernel| {
-        let kernel = *kernel;
-        kernel.elements.iter().map(move |element| format!("{}_{element}", kernel.name))
-    };
-    let all: BTreeSet<String> = KERNELS.iter().flat_map(|kernel| name(&kernel)).collect();
+    let entries = KERNELS.iter().flat_map(|kernel| kernel.elements.iter().map(|e| format!("{}_{e}", kernel.name)));
+    let all: BTreeSet<String> = entries.collect();
     let missing: Vec<&String> = all.symmetric_difference(&table.kernels).collect();
     assert!(missing.is_empty(), "kernels without a row, or rows without a kernel: {missing:?}");
     HEAD.to_owned() + &table.text
