@@ -9,7 +9,7 @@ use dora_adapters::{Adapter, MergeBase, factors, merge};
 use dora_models::checkpoint::{Checkpoint, read_safetensors};
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
-use dora_tensor::DType;
+use dora_tensor::{DType, Device};
 use dora_tests::{Case, PEFT_PREFIX, assert_close, assert_same, load, load_frozen, logits};
 
 const CASES: [&str; 3] = ["lora_rslora", "dora_seven", "dora_zero_rows"];
@@ -159,7 +159,7 @@ fn merged_weights_are_those_of_peft_and_compute_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let output = dir.path();
         let (_, layers) = factors::read(&case.adapter_dir(), model.shape(), &[]).unwrap();
-        merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, output, MergeBase::Stored).unwrap();
+        merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, output, MergeBase::Stored, Device::Cpu).unwrap();
 
         let [merged, base] = [output, &case.model_dir()].map(|dir: &Path| Checkpoint::open(dir).unwrap());
         assert!(merged.names().eq(base.names()));
@@ -188,7 +188,7 @@ fn zero_rows_merge_to_zero_rows() {
     let case = Case::open("dora_zero_rows");
     let dir = tempfile::tempdir().unwrap();
     let (_, layers) = factors::read(&case.adapter_dir(), load_frozen(&case.model_dir()).shape(), &[]).unwrap();
-    merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, dir.path(), MergeBase::Stored).unwrap();
+    merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, dir.path(), MergeBase::Stored, Device::Cpu).unwrap();
     let merged = Checkpoint::open(dir.path()).unwrap();
     for (module, rows) in case.json["zero_rows"].as_object().unwrap() {
         let weight = merged.tensor(&format!("{module}.weight")).unwrap();
@@ -209,7 +209,7 @@ fn a_fresh_adapter_merges_to_the_base_in_its_own_types() {
             let (saved, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             adapter.save(saved.path()).unwrap();
             let (_, layers) = factors::read(saved.path(), model.shape(), &[]).unwrap();
-            merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, output.path(), MergeBase::Stored)
+            merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, output.path(), MergeBase::Stored, Device::Cpu)
                 .unwrap();
             let [merged, base] = [output.path(), &case.model_dir()].map(|dir| Checkpoint::open(dir).unwrap());
             for tensor in base.names() {
@@ -220,7 +220,7 @@ fn a_fresh_adapter_merges_to_the_base_in_its_own_types() {
                     &base.tensor(tensor).unwrap(),
                 );
             }
-            let trained = LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true };
+            let trained = LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu };
             assert_eq!(load(output.path(), trained).parameters().len(), base.names().count());
         }
     }

@@ -9,7 +9,7 @@ use dora_adapters::Adapter;
 use dora_models::linear::{DropoutSource, Pass};
 use dora_models::model::{LoadOptions, Model};
 use dora_models::nf4::WeightOptions;
-use dora_tensor::{DType, Role, Tensor};
+use dora_tensor::{DType, Device, Role, Tensor};
 use dora_tests::{
     Case, PEFT_PREFIX, assert_close, assert_same, edited_adapter, gradients, load, load_frozen, logits, relative_error,
     run,
@@ -42,7 +42,7 @@ fn hidden_states_logits_and_loss() {
         let batch = case.batch();
         let mut model = load(
             &case.model_dir(),
-            LoadOptions { weights: WeightOptions { dtype: Some(DType::F32), nf4: None }, trained: false },
+            LoadOptions { weights: WeightOptions { dtype: Some(DType::F32), nf4: None }, trained: false, device: Device::Cpu },
         );
         let base = logits(&*model, &batch);
         let _adapter = Adapter::load(&mut *model, &case.adapter_dir(), &[]).unwrap();

@@ -17,7 +17,7 @@ use dora_models::checkpoint::Checkpoint;
 use dora_models::nf4::{self, WeightOptions};
 use dora_models::shape::{LinearShape, ModelShape};
 use dora_tensor::cpu::map_blocks;
-use dora_tensor::{DenseWeight, Nf4Options, Tensor, Weight};
+use dora_tensor::{DenseWeight, Device, Nf4Options, Tensor, Weight};
 use std::path::Path;
 
 /// Elements of a tile, at most (but for a single row): 4 MiB.
@@ -116,7 +116,7 @@ fn change<'a>(
     let (name, out, inner) = (name(linear), linear.out_features, linear.in_features);
     let in_4_bits = nf4.is_some() || nf4::is_quantized(checkpoint, &name);
     let base = match in_4_bits {
-        true => nf4::weight(checkpoint, &name, (out, inner), WeightOptions { dtype: None, nf4 })?.dense()?,
+        true => nf4::weight(checkpoint, &name, (out, inner), WeightOptions { dtype: None, nf4 }, Device::Cpu)?.dense()?,
         false => checkpoint.expect(&name, &[out, inner])?,
     };
     let (mut magnitude, mut direction, mut zero_rows) = (0.0, 0.0, 0);

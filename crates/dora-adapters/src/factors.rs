@@ -10,7 +10,7 @@ use dora_models::checkpoint::{SafetensorsFile, read_safetensors, write_safetenso
 use dora_models::shape::ModelShape;
 use dora_tensor::ops::LowRank;
 use dora_tensor::rng::Philox;
-use dora_tensor::{DType, Tensor};
+use dora_tensor::{DType, Device, Tensor};
 use std::path::Path;
 
 /// Name of the file in an adapter's folder.
@@ -41,6 +41,12 @@ impl Factors {
         let a = std::iter::repeat_with(draw).take(r * inputs).collect();
         let a = Tensor::from_vec(a, &[r, inputs]).expect("sized for the layer");
         Factors { a, b: Tensor::zeros(&[outputs, r]), magnitude: None }
+    }
+
+    /// The same tensors on another device.
+    pub fn to_device(&self, device: Device) -> Result<Self> {
+        let magnitude = self.magnitude.as_ref().map(|m| m.to_device(device)).transpose()?;
+        Ok(Factors { a: self.a.to_device(device)?, b: self.b.to_device(device)?, magnitude })
     }
 
     /// The update s·B·A without dropout.

@@ -12,7 +12,7 @@ use dora_models::linear::{Base, Linear, Pass};
 use dora_models::model::Model;
 use dora_tensor::ops::{Dropout, LowRank};
 use dora_tensor::rng::Stream;
-use dora_tensor::{Parameter, Role, Tensor, Weight};
+use dora_tensor::{Device, Parameter, Role, Tensor, Weight};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -91,12 +91,12 @@ impl Adapter {
     /// Writes the adapter as PEFT reads it: the tensors, then the settings. The folder is created if need be.
     pub fn save(&self, dir: &Path) -> Result<()> {
         ensure_writable_dir(dir)?;
-        let factors = |layer: &Trained| Factors {
-            a: layer.a.value(),
-            b: layer.b.value(),
-            magnitude: layer.magnitude.as_ref().map(Parameter::value),
+        let factors = |layer: &Trained| {
+            let magnitude = layer.magnitude.as_ref().map(Parameter::value);
+            Factors { a: layer.a.value(), b: layer.b.value(), magnitude }.to_device(Device::Cpu)
         };
-        factors::write(dir, self.layers.iter().map(|layer| (&layer.target, factors(layer))))?;
+        let saved = self.layers.iter().map(factors).collect::<Result<Vec<_>>>()?;
+        factors::write(dir, self.layers.iter().map(|layer| &layer.target).zip(saved))?;
         self.config.write(dir)
     }
 }
@@ -137,6 +137,7 @@ fn install(linear: &mut Linear, config: &AdapterConfig, target: Target, factors:
     let Base::Frozen { weight, bias } = linear.base() else {
         return Err(Error::NotFrozen { path: path.clone() });
     };
+    let factors = factors.to_device(weight.device())?;
     let parameter = |end: &str, role, value| Parameter::new(format!("{path}.{end}"), role, value);
     let a = parameter("lora_A.weight", Role::Matrix, factors.a)?;
     let b = parameter("lora_B.weight", Role::Matrix, factors.b)?;
@@ -154,7 +155,7 @@ fn install(linear: &mut Linear, config: &AdapterConfig, target: Target, factors:
         return Ok(Trained { target, a, b, magnitude: None, zero_rows: 0 });
     }
     let (base, norms) = Dora::norms(&layer)?;
-    let zero_rows = norms.to_vec().iter().filter(|&&n| n == 0.0).count();
+    let zero_rows = norms.to_device(Device::Cpu)?.to_vec().iter().filter(|&&n| n == 0.0).count();
     let magnitude = parameter("lora_magnitude_vector", Role::Magnitude, factors.magnitude.unwrap_or(norms))?;
     linear.replace(Box::new(Dora::new(layer, magnitude.clone(), base)));
     Ok(Trained { target, a, b, magnitude: Some(magnitude), zero_rows })

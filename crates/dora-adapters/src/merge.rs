@@ -11,7 +11,7 @@ use dora_models::checkpoint::{Checkpoint, CheckpointWriter, MAX_SHARD_BYTES, cop
 use dora_models::json::object;
 use dora_models::nf4::{self, WeightOptions};
 use dora_models::shape::ModelShape;
-use dora_tensor::{DType, Elements, Nf4Options, Tensor, Weight, ops};
+use dora_tensor::{DType, Device, Elements, Nf4Options, Tensor, Weight, ops};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,13 +25,14 @@ pub enum MergeBase {
     Dequantized(Nf4Options),
 }
 
-/// Writes the base model in `base`, of that shape, with an adapter merged in to `output`.
+/// Writes the base model in `base`, of that shape, with an adapter merged in to `output`; weights are merged on the device.
 pub fn merge(
     base: &Path,
     shape: &ModelShape,
     layers: &[(Target, Factors)],
     output: &Path,
     merge_base: MergeBase,
+    device: Device,
 ) -> Result<()> {
     let checkpoint = Checkpoint::open(base)?;
     let linears: HashMap<String, (usize, usize)> = shape
@@ -70,7 +71,7 @@ pub fn merge(
                     // A folder in 4 bits was trained over as it is: what is dense there stays dense.
                     MergeBase::Dequantized(options) => side.is_empty().then_some(options),
                 };
-                let weight = nf4::weight(&checkpoint, name, shape, WeightOptions { dtype: None, nf4 })?;
+                let weight = nf4::weight(&checkpoint, name, shape, WeightOptions { dtype: None, nf4 }, device)?;
                 merged(&weight, layer.copied(), *dtype, name)?
             }
         };
@@ -90,10 +91,13 @@ pub fn merge(
 
 fn merged(weight: &Arc<dyn Weight>, layer: Option<&(Target, Factors)>, dtype: DType, name: &str) -> Result<Tensor> {
     let merged = match layer {
-        Some((target, factors)) => ops::merged(&**weight, &factors.update(target), factors.magnitude.as_ref())?,
+        Some((target, factors)) => {
+            let factors = factors.to_device(weight.device())?;
+            ops::merged(&**weight, &factors.update(target), factors.magnitude.as_ref())?
+        }
         None => weight.dense()?,
     };
-    let merged = merged.to_dtype(dtype);
+    let merged = merged.to_device(Device::Cpu)?.to_dtype(dtype);
     match is_finite(&merged) {
         true => Ok(merged),
         false => Err(Error::NotFinite { path: name.to_owned(), dtype }),

@@ -56,23 +56,44 @@ impl Buffer {
 
     /// Replaces the content; `bytes` are as many as the buffer holds.
     pub fn upload(&mut self, bytes: &[u8]) -> Result<()> {
-        self.expect_bytes("upload", bytes.len())?;
+        self.expect_len("upload", bytes.len(), self.len)?;
         // SAFETY: the allocation has the bytes that were just compared.
         unsafe { self.driver.upload(self.address, bytes) }
     }
 
     /// Waits, then copies the content into `bytes`, which are as many as the buffer holds.
     pub fn download(&self, bytes: &mut [u8]) -> Result<()> {
-        self.expect_bytes("download", bytes.len())?;
-        // SAFETY: the allocation has the bytes that were just compared.
-        unsafe { self.driver.download(self.address, bytes) }
+        self.download_range(0..self.len, bytes)
+    }
+
+    /// As `download`, of some of the elements. Panics when the range ends beyond them, as a slice does.
+    pub fn download_range(&self, range: Range<usize>, bytes: &mut [u8]) -> Result<()> {
+        let (address, len) = part(self.address, self.len, self.element, range);
+        self.expect_len("download", bytes.len(), len)?;
+        // SAFETY: the range lies in the allocation and has the bytes that were just compared.
+        unsafe { self.driver.download(address, bytes) }
+    }
+
+    /// Queues a copy of elements of another buffer of the device over those from `start` on. Panics where a range ends beyond its
+    /// elements, as a slice does.
+    pub fn write(&mut self, start: usize, from: &Buffer, range: Range<usize>) -> Result<()> {
+        let (source, len) = part(from.address, from.len, from.element, range);
+        let (target, _) = part(self.address, self.len, self.element, start..start + len);
+        if from.element != self.element {
+            let expected = self.element.to_string();
+            return Err(Error::Element { kernel: "copy", operand: "source", found: from.element, expected });
+        }
+        if !Arc::ptr_eq(&from.driver, &self.driver) {
+            return Err(Error::argument("copy", "the source lies on another device"));
+        }
+        // SAFETY: both ranges lie in their allocations; this buffer is borrowed mutably, so `from` is another.
+        unsafe { self.driver.copy(target, source, len * self.element.size()) }
     }
 
     /// A second buffer of the same content.
     pub fn duplicate(&self) -> Result<Self> {
-        let copy = Buffer::new(&self.driver, self.element, self.len)?;
-        // SAFETY: both allocations have these bytes, and the new one overlaps none.
-        unsafe { self.driver.copy(copy.address, self.address, self.bytes())? };
+        let mut copy = Buffer::new(&self.driver, self.element, self.len)?;
+        copy.write(0, self, 0..self.len)?;
         Ok(copy)
     }
 
@@ -110,11 +131,12 @@ impl Buffer {
         self.len * self.element.size()
     }
 
-    fn expect_bytes(&self, kernel: &'static str, found: usize) -> Result<()> {
-        if found == self.bytes() {
+    fn expect_len(&self, kernel: &'static str, found: usize, len: usize) -> Result<()> {
+        let expected = len * self.element.size();
+        if found == expected {
             return Ok(());
         }
-        Err(Error::argument(kernel, format!("found {found} bytes of host memory, expected {}", self.bytes())))
+        Err(Error::argument(kernel, format!("found {found} bytes of host memory, expected {expected}")))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 
 use dora_tensor::rng::Philox;
-use dora_tensor::{Result, Tensor};
+use dora_tensor::{Device, Result, Tensor};
 
 use crate::model::Model;
 
@@ -16,10 +16,11 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Room for `capacity` tokens of `width` key elements in each layer.
-    pub fn new(layers: usize, capacity: usize, width: usize) -> Self {
-        let room = || Tensor::zeros(&[capacity, width]);
-        Cache { layers: (0..layers).map(|_| (room(), room())).collect(), len: 0 }
+    /// Room for `capacity` tokens of `width` key elements in each layer, on a device.
+    pub fn new(device: Device, layers: usize, capacity: usize, width: usize) -> Result<Self> {
+        let room = || Tensor::zeros_on(device, &[capacity, width]);
+        let layers = (0..layers).map(|_| Ok((room()?, room()?))).collect::<Result<_>>()?;
+        Ok(Cache { layers, len: 0 })
     }
 
     /// Number of tokens.
@@ -92,7 +93,7 @@ pub fn generate(
         return Err(dora_tensor::Error::argument("generate", "the prompt has no token, expected at least one"));
     }
     let room = prompt.len().saturating_add(max_new_tokens).min(model.context());
-    let mut cache = model.cache(room.max(prompt.len()));
+    let mut cache = model.cache(room.max(prompt.len()))?;
     let mut rng = Philox::new(sampling.seed, 0);
     let (mut new, mut next) = (Vec::new(), prompt.to_vec());
     while new.len() < max_new_tokens {
@@ -100,8 +101,8 @@ pub fn generate(
             return Ok((new, Stop::Context));
         }
         let hidden = model.extend(&next, &mut cache)?;
-        let logits = model.head().apply(&hidden.rows(hidden.shape()[0] - 1, 1)?)?.to_vec();
-        let token = choose(logits, sampling, &mut rng);
+        let logits = model.head().apply(&hidden.rows(hidden.shape()[0] - 1, 1)?)?.to_device(Device::Cpu)?;
+        let token = choose(logits.to_vec(), sampling, &mut rng);
         if eos.contains(&token) {
             return Ok((new, Stop::Eos));
         }

@@ -1,7 +1,7 @@
 //! A linear layer and its two seams: the weight's precision is behind [`Weight`], and what the layer computes with it can be
 //! replaced by a [`Projection`] that a walk over the model puts in place.
 
-use dora_tensor::ops::{Documents, Matrix, linear};
+use dora_tensor::ops::{Documents, Matrix, Positions, linear};
 use dora_tensor::{Parameter, Result, Tensor, Weight};
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub struct Pass {
     /// The documents that the tokens belong to.
     pub documents: Arc<Documents>,
     /// Position of each token within its document.
-    pub positions: Arc<Vec<u32>>,
+    pub positions: Arc<Positions>,
     /// In training, where masks are drawn from; `None` leaves everything in.
     pub dropout: Option<DropoutSource>,
     /// Compute each block again in the backward pass instead of keeping its activations.
@@ -33,8 +33,12 @@ pub struct DropoutSource {
 impl Pass {
     /// A pass without dropout over documents of those lengths.
     pub fn new(lengths: &[usize]) -> Self {
-        let documents = Documents::new(lengths);
-        let positions = Arc::new(documents.positions());
+        Self::over(Documents::new(lengths))
+    }
+
+    /// A pass without dropout over documents.
+    pub fn over(documents: Documents) -> Self {
+        let positions = Arc::new(documents.positions().into());
         Pass { documents: Arc::new(documents), positions, dropout: None, recompute_blocks: false }
     }
 }

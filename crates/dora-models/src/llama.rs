@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use dora_tensor::ops::{
-    AttentionShape, Matrix, RopeTable, attention, attention_cached, embedding, residual, rms_norm, rope, swiglu,
+    AttentionShape, Documents, Matrix, RopeTable, attention, attention_cached, embedding, residual, rms_norm, rope, swiglu,
 };
-use dora_tensor::{DenseWeight, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
+use dora_tensor::{DenseWeight, Device, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::LlamaConfig;
@@ -29,6 +29,7 @@ pub struct Llama {
     lm_head: Head,
     rope: RwLock<Arc<RopeTable>>,
     parameters: Vec<Parameter>,
+    device: Device,
 }
 
 struct Block {
@@ -66,16 +67,18 @@ impl Llama {
     pub fn load(dir: &Path, options: LoadOptions) -> Result<Self> {
         let config = LlamaConfig::read(dir)?;
         let shape = config.shape();
-        let checkpoint = Checkpoint::open(dir)?;
-        let mut loader = Loader { checkpoint: &checkpoint, options, used: Vec::new(), parameters: Vec::new() };
-        let (vocab, width) = (config.vocab_size, config.hidden_size);
-        let embed_tokens = loader.table("model.embed_tokens.weight", &[vocab, width])?;
-        let mut linears = shape.linears.iter().cloned();
         let heads = AttentionShape {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         };
+        heads.check(options.device)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let mut loader =
+            Loader { checkpoint: &checkpoint, options: resolved(options), used: Vec::new(), parameters: Vec::new() };
+        let (vocab, width) = (config.vocab_size, config.hidden_size);
+        let embed_tokens = loader.table("model.embed_tokens.weight", &[vocab, width])?;
+        let mut linears = shape.linears.iter().cloned();
         let blocks = (0..config.num_hidden_layers).map(|i| {
             let mut linear = || loader.linear(linears.next().expect("seven linear layers a block"));
             let linears = [linear()?, linear()?, linear()?, linear()?, linear()?, linear()?, linear()?];
@@ -105,7 +108,7 @@ impl Llama {
             (tied && name == "lm_head.weight") || name.ends_with(".rotary_emb.inv_freq")
         })?;
         let rope = RwLock::new(Arc::new(RopeTable::new(&config.inv_freq(), 0)));
-        Ok(Llama { config, shape, embed_tokens, blocks, norm, lm_head, rope, parameters })
+        Ok(Llama { config, shape, embed_tokens, blocks, norm, lm_head, rope, parameters, device: options.device })
     }
 
     /// A table that holds at least that many positions.
@@ -120,7 +123,7 @@ impl Llama {
             return Ok(table);
         }
         let room = positions.next_power_of_two().min(self.config.max_position_embeddings);
-        let table = Arc::new(RopeTable::new(&self.config.inv_freq(), room));
+        let table = Arc::new(RopeTable::new(&self.config.inv_freq(), room).to_device(self.device)?);
         *self.rope.write().expect("no pass panicked") = table.clone();
         Ok(table)
     }
@@ -188,22 +191,21 @@ impl Model for Llama {
         }
     }
 
-    fn cache(&self, capacity: usize) -> Cache {
+    fn cache(&self, capacity: usize) -> dora_tensor::Result<Cache> {
         let width = self.config.num_key_value_heads * self.config.head_dim;
-        Cache::new(self.blocks.len(), capacity, width)
+        Cache::new(self.device, self.blocks.len(), capacity, width)
     }
 
     fn extend(&self, input_ids: &[u32], cache: &mut Cache) -> dora_tensor::Result<Tensor> {
         let start = cache.len();
         let table = self.rope(start + input_ids.len())?;
-        let positions = (start as u32..(start + input_ids.len()) as u32).collect();
-        let pass = Pass { positions: Arc::new(positions), ..Pass::new(&[input_ids.len()]) };
+        let pass = Pass::over(Documents::continued(start, input_ids.len()));
         no_grad(|| {
             let mut x = self.embed(input_ids)?;
             for (layer, block) in self.blocks.iter().enumerate() {
                 x = block.forward(&x, &pass, &table, |q, k, v| {
                     let (keys, values) = cache.put(layer, &k, &v)?;
-                    attention_cached(&q, &keys, &values, block.heads, block.heads.scale())
+                    attention_cached(&q, &keys, &values, &pass.documents, block.heads, block.heads.scale())
                 })?;
             }
             cache.advance(input_ids.len());
@@ -232,6 +234,14 @@ impl Block {
     }
 }
 
+/// On a device, weights are held in the type that its products read, unless something else is asked for.
+fn resolved(mut options: LoadOptions) -> LoadOptions {
+    if let Device::Cuda(gpu) = options.device {
+        options.weights.dtype = options.weights.dtype.or(Some(gpu.activations()));
+    }
+    options
+}
+
 fn frozen(table: Tensor) -> Result<Matrix> {
     Ok(Matrix::Frozen(Arc::new(DenseWeight::new(table)?)))
 }
@@ -245,13 +255,13 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// A copy in `f32`, and the mapped bytes given back. For what is trained, and for small tensors: to read one from the mapped
+    /// A copy in `f32` on the device, and the mapped bytes given back. For what is trained, and for small tensors: to read one from the mapped
     /// file may bring a whole huge page of its neighbours into memory.
     fn copy(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.used.push(name.to_owned());
         let tensor = Tensor::from_vec(self.checkpoint.expect(name, shape)?.to_vec(), shape)?;
         self.checkpoint.release(name)?;
-        Ok(tensor)
+        Ok(tensor.to_device(self.options.device)?)
     }
 
     fn parameter(&mut self, name: &str, shape: &[usize]) -> Result<Parameter> {
@@ -267,7 +277,8 @@ impl Loader<'_> {
             true => Ok(Vector::Trained(self.parameter(name, shape)?)),
             false => {
                 self.used.push(name.to_owned());
-                Ok(Vector::Frozen(self.checkpoint.expect_as(name, shape, self.options.weights.dtype)?))
+                let LoadOptions { weights, device, .. } = self.options;
+                Ok(Vector::Frozen(self.checkpoint.expect_on(name, shape, weights.dtype, device)?))
             }
         }
     }
@@ -285,7 +296,7 @@ impl Loader<'_> {
             true => self.used.extend(nf4::names(self.checkpoint, name)),
             false => self.used.push(name.to_owned()),
         }
-        nf4::weight(self.checkpoint, name, shape, self.options.weights)
+        nf4::weight(self.checkpoint, name, shape, self.options.weights, self.options.device)
     }
 
     fn linear(&mut self, shape: LinearShape) -> Result<Linear> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dora_tensor::ops::Matrix;
-use dora_tensor::{DType, Parameter, Tensor};
+use dora_tensor::{DType, Device, Parameter, Tensor};
 use serde_json::json;
 
 use crate::config::{self, LlamaConfig};
@@ -41,7 +41,7 @@ pub trait Model: Send + Sync {
     fn head(&self) -> Matrix;
 
     /// An empty cache for one document of at most `capacity` tokens.
-    fn cache(&self, capacity: usize) -> Cache;
+    fn cache(&self, capacity: usize) -> dora_tensor::Result<Cache>;
 
     /// Hidden states of the next tokens of the document in the cache, which grows by them; off the tape.
     fn extend(&self, input_ids: &[u32], cache: &mut Cache) -> dora_tensor::Result<Tensor>;
@@ -54,6 +54,8 @@ pub struct LoadOptions {
     pub weights: WeightOptions,
     /// Load every weight as a trained `f32` parameter.
     pub trained: bool,
+    /// Where the model lies and computes.
+    pub device: Device,
 }
 
 /// An architecture: what `config.json` says, and how to load it.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use dora_tensor::{DType, DenseWeight, Nf4Options, Nf4Parts, Nf4Scales, Nf4Weight, QUANT_MAP, Weight};
+use dora_tensor::{DType, DenseWeight, Device, Nf4Options, Nf4Parts, Nf4Scales, Nf4Weight, QUANT_MAP, Weight};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, FileType};
@@ -49,21 +49,28 @@ pub fn names(checkpoint: &Checkpoint, name: &str) -> Vec<String> {
     ends.map(|end| format!("{name}{end}")).into_iter().filter(|name| checkpoint.contains(name)).collect()
 }
 
-/// A linear layer's weight (out, in): in 4 bits where the checkpoint holds it so or `options` ask for it.
+/// A linear layer's weight (out, in) on a device: in 4 bits where the checkpoint holds it so or `options` ask for it.
 pub fn weight(
     checkpoint: &Checkpoint,
     name: &str,
     shape: (usize, usize),
     options: WeightOptions,
+    device: Device,
 ) -> Result<Arc<dyn Weight>> {
     if is_quantized(checkpoint, name) {
-        return Ok(Arc::new(read(checkpoint, name, shape)?.0));
+        let weight = read(checkpoint, name, shape)?.0.on(device)?;
+        if device != Device::Cpu {
+            checkpoint.release(name)?;
+        }
+        return Ok(weight);
     }
-    let Some(nf4) = options.nf4 else {
-        let kept = checkpoint.expect_as(name, &[shape.0, shape.1], options.dtype)?;
-        return Ok(Arc::new(DenseWeight::new(kept)?));
-    };
-    Ok(Arc::new(quantize(checkpoint, name, shape, nf4)?))
+    match options.nf4 {
+        Some(nf4) => Ok(quantize(checkpoint, name, shape, nf4)?.on(device)?),
+        None => {
+            let kept = checkpoint.expect_on(name, &[shape.0, shape.1], options.dtype, device)?;
+            Ok(Arc::new(DenseWeight::new(kept)?))
+        }
+    }
 }
 
 /// A dense weight of the checkpoint in 4 bits. The bytes that it is stored in are not needed any more and given back: memory

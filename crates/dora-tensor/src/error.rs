@@ -41,6 +41,9 @@ pub enum Error {
     /// A device that is not there.
     #[error("{0}")]
     Device(String),
+    /// A kernel or its driver refused.
+    #[error(transparent)]
+    Kernel(#[from] dora_kernels::Error),
 }
 
 impl Error {

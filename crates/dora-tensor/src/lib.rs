@@ -9,6 +9,7 @@
 //! There are no optimizers, layers or files here.
 
 pub mod cpu;
+mod cuda;
 mod device;
 mod dtype;
 mod error;
@@ -23,6 +24,7 @@ mod tape;
 mod tensor;
 mod weight;
 
+pub use cuda::Cuda;
 pub use device::Device;
 pub use dtype::DType;
 pub use error::{Error, Result};

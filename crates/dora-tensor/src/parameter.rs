@@ -1,7 +1,7 @@
 //! Trainable tensors.
 
 use crate::tape::{Edge, GradientSlot};
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -31,7 +31,7 @@ struct Inner {
 impl Parameter {
     /// Parameter of that name (as in a checkpoint or adapter file) and value.
     pub fn new(name: impl Into<String>, role: Role, value: Tensor) -> Result<Self> {
-        value.as_f32("parameter")?;
+        expect_f32("parameter", &value)?;
         Ok(Parameter(Arc::new(Inner {
             name: name.into(),
             role,
@@ -76,11 +76,19 @@ impl Parameter {
         self.0.gradient.0.lock().expect("no backward pass panicked").take()
     }
 
-    /// Changes the value in place.
+    /// Changes the value in place, in the processor's memory.
     pub fn update(&self, f: impl FnOnce(&mut [f32])) {
         let mut value = self.0.value.write().expect("no update panicked");
         f(value.make_mut());
         self.0.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Changes the value in place, wherever it is.
+    pub(crate) fn change(&self, f: impl FnOnce(&mut Tensor) -> Result<()>) -> Result<()> {
+        let mut value = self.0.value.write().expect("no update panicked");
+        f(&mut value)?;
+        self.0.version.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Replaces the value by one of the same shape.
@@ -89,9 +97,16 @@ impl Parameter {
         if value.shape() != slot.shape() {
             return Err(Error::shape("set", "value", value.shape(), format!("{:?}", slot.shape())));
         }
-        value.as_f32("set")?;
+        expect_f32("set", &value)?;
         *slot = value.detach();
         self.0.version.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+}
+
+fn expect_f32(op: &'static str, value: &Tensor) -> Result<()> {
+    match value.dtype() {
+        DType::F32 => Ok(()),
+        found => Err(Error::DType { op, found, expected: DType::F32 }),
     }
 }

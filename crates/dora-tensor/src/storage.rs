@@ -1,7 +1,8 @@
 //! Bytes behind a tensor: owned vectors, or a slice of a file that is mapped into memory and never copied.
 
 use crate::cpu::recycle;
-use crate::{DType, Device};
+use crate::{Cuda, DType, Device};
+use dora_kernels::Buffer;
 use half::{bf16, f16};
 use std::sync::Arc;
 
@@ -22,6 +23,12 @@ pub enum Elements<'a> {
 /// Storage of one tensor on one device.
 pub(crate) enum Storage {
     Cpu(CpuStorage),
+    /// `buffer` came from the device's driver, and its elements are of `dtype`.
+    Cuda {
+        gpu: Cuda,
+        dtype: DType,
+        buffer: Buffer,
+    },
 }
 
 pub(crate) enum CpuStorage {
@@ -59,6 +66,7 @@ impl Storage {
     pub(crate) fn device(&self) -> Device {
         match self {
             Storage::Cpu(_) => Device::Cpu,
+            Storage::Cuda { gpu, .. } => Device::Cuda(*gpu),
         }
     }
 
@@ -67,12 +75,13 @@ impl Storage {
             Storage::Cpu(CpuStorage::F32(_)) => DType::F32,
             Storage::Cpu(CpuStorage::BF16(_)) => DType::BF16,
             Storage::Cpu(CpuStorage::F16(_)) => DType::F16,
-            Storage::Cpu(CpuStorage::Mapped { dtype, .. }) => *dtype,
+            Storage::Cpu(CpuStorage::Mapped { dtype, .. }) | Storage::Cuda { dtype, .. } => *dtype,
         }
     }
 
-    pub(crate) fn elements(&self) -> Elements<'_> {
-        match self {
+    /// The elements, where the processor can read them.
+    pub(crate) fn elements(&self) -> Option<Elements<'_>> {
+        Some(match self {
             Storage::Cpu(CpuStorage::F32(v)) => Elements::F32(v),
             Storage::Cpu(CpuStorage::BF16(v)) => Elements::BF16(v),
             Storage::Cpu(CpuStorage::F16(v)) => Elements::F16(v),
@@ -84,6 +93,7 @@ impl Storage {
                     DType::F16 => Elements::F16(bytemuck::cast_slice(slice)),
                 }
             }
-        }
+            Storage::Cuda { .. } => return None,
+        })
     }
 }

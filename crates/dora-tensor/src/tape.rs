@@ -3,7 +3,7 @@
 //! from the highest number down: every use of a tensor has then added its part before the tensor's own node is reached.
 //! A node gives up its [`Op`] when visited, so kept activations are freed as the pass goes.
 
-use crate::cpu;
+use crate::ops;
 use crate::profile::{self, Direction};
 use crate::{Error, Result, Tensor};
 use std::cell::Cell;
@@ -98,7 +98,7 @@ impl Tensor {
         grad.expect_shape("backward", "gradient", self.shape())?;
         let mut pending = BTreeMap::new();
         if let Some(edge) = self.origin() {
-            deliver(&mut pending, edge, grad);
+            deliver(&mut pending, edge, grad)?;
         }
         while let Some((_, (node, grad))) = pending.pop_last() {
             let op = node.op.lock().expect("no backward pass panicked").take();
@@ -115,7 +115,7 @@ impl Tensor {
             }
             for (edge, gradient) in node.inputs.iter().zip(gradients) {
                 if let (Some(edge), Some(gradient)) = (edge, gradient) {
-                    deliver(&mut pending, edge, gradient);
+                    deliver(&mut pending, edge, gradient)?;
                 }
             }
         }
@@ -123,29 +123,24 @@ impl Tensor {
     }
 }
 
-fn deliver(pending: &mut BTreeMap<u64, (Arc<Node>, Tensor)>, edge: &Edge, gradient: Tensor) {
+fn deliver(pending: &mut BTreeMap<u64, (Arc<Node>, Tensor)>, edge: &Edge, gradient: Tensor) -> Result<()> {
     match edge {
         Edge::Leaf(slot) => {
             let mut slot = slot.0.lock().expect("no backward pass panicked");
             *slot = Some(match slot.take() {
-                Some(sum) => add(sum, &gradient),
+                Some(sum) => ops::add_in_place(sum, &gradient)?,
                 None => gradient,
             });
         }
         Edge::Node(node) => {
             let sum = match pending.remove(&node.number) {
-                Some((_, sum)) => add(sum, &gradient),
+                Some((_, sum)) => ops::add_in_place(sum, &gradient)?,
                 None => gradient,
             };
             pending.insert(node.number, (node.clone(), sum));
         }
     }
-}
-
-fn add(mut sum: Tensor, part: &Tensor) -> Tensor {
-    let part = part.as_f32("backward").expect("gradients are f32");
-    cpu::add_assign(sum.make_mut(), part);
-    sum
+    Ok(())
 }
 
 /// Activation checkpointing: computes `f(x)` without keeping its intermediate results; the backward pass computes it again

@@ -14,8 +14,8 @@ use dora_models::generate::{Sampling, generate};
 use dora_models::linear::Pass;
 use dora_models::model::Model;
 use dora_models::tokenizer::Tokenizer;
-use dora_tensor::ops::token_losses;
-use dora_tensor::{Tensor, no_grad};
+use dora_tensor::no_grad;
+use dora_tensor::ops::losses_at;
 
 use crate::data::{Question, extract};
 use crate::error::{Error, Result};
@@ -129,15 +129,11 @@ impl Batch {
         if self.ids.is_empty() {
             return Ok(Vec::new());
         }
-        let all: Vec<(usize, u32)> = self.wanted.iter().flatten().flatten().copied().collect();
+        let all: Vec<(usize, usize)> =
+            self.wanted.iter().flatten().flatten().map(|&(row, token)| (row, token as usize)).collect();
         let losses = no_grad(|| {
             let hidden = model.hidden(&self.ids, &Pass::new(&self.lengths))?;
-            let width = hidden.shape()[1];
-            let from = hidden.as_f32("answers")?;
-            let rows = all.iter().flat_map(|(row, _)| &from[row * width..(row + 1) * width]);
-            let rows = Tensor::from_vec(rows.copied().collect(), &[all.len(), width])?;
-            let targets: Vec<i32> = all.iter().map(|&(_, token)| token as i32).collect();
-            token_losses(&rows, &model.head(), &targets)
+            losses_at(&hidden, &model.head(), &all)
         })?;
         let mut losses = losses.into_iter().map(f64::from);
         let mut sum = |tokens: &Vec<_>| losses.by_ref().take(tokens.len()).sum::<f64>();

@@ -1,9 +1,8 @@
 //! AdamW over parameters in three groups by role: matrices decay; vectors do not; DoRA's magnitudes have their own learning
 //! rate and do not decay. Before a step the gradients' common norm is clipped as PyTorch's `clip_grad_norm_` does it.
 
-use dora_tensor::Parameter;
-use dora_tensor::Role;
-use dora_tensor::ops::{AdamW, Moments, sum_of_squares};
+use dora_tensor::ops::{AdamW, Clip, Moments};
+use dora_tensor::{Parameter, Role, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -29,40 +28,36 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// Optimizer that has made no step.
-    pub fn new(parameters: &[Parameter], options: OptimizerOptions) -> Self {
-        let slots = parameters.iter().map(|p| (p.clone(), Moments::new(p))).collect();
-        Optimizer { options, slots, step: 0 }
+    pub fn new(parameters: &[Parameter], options: OptimizerOptions) -> Result<Self> {
+        let slots = parameters.iter().map(|p| Ok((p.clone(), Moments::new(p)?)));
+        Ok(Optimizer { options, slots: slots.collect::<Result<_>>()?, step: 0 })
     }
 
     /// Makes a step with the gradients that have come together, at learning rates times `factor`, and gives the gradients'
     /// norm before clipping. A parameter without a gradient stays. Where a gradient is not finite, nothing changes.
     pub fn step(&mut self, factor: f64) -> Result<f64> {
-        let gradients: Vec<_> = self.slots.iter().map(|(parameter, _)| parameter.take_gradient()).collect();
-        let squares = gradients.iter().flatten().map(sum_of_squares).collect::<dora_tensor::Result<Vec<_>>>()?;
-        let norm = squares.iter().sum::<f64>().sqrt();
-        if !norm.is_finite() {
-            return Err(Error::NotFinite { what: "the gradients' norm", value: norm });
-        }
-        self.step += 1;
-        let clip = if self.options.max_grad_norm > 0.0 { self.options.max_grad_norm / (norm + 1e-6) } else { 1.0 };
-        for ((parameter, moments), gradient) in self.slots.iter_mut().zip(&gradients) {
-            let Some(gradient) = gradient else { continue };
-            let OptimizerOptions { lr, lr_magnitude, weight_decay, .. } = self.options;
+        let present = |(slot, parameter): (usize, &Parameter)| Some((slot, parameter.take_gradient()?));
+        let taken = self.slots.iter().map(|(parameter, _)| parameter).enumerate().filter_map(present);
+        let (slots, gradients): (Vec<usize>, Vec<Tensor>) = taken.unzip();
+        let clip = Clip::new(&gradients, self.options.max_grad_norm)?;
+        let OptimizerOptions { lr, lr_magnitude, weight_decay, .. } = self.options;
+        for (slot, gradient) in slots.into_iter().zip(&gradients) {
+            let (parameter, moments) = &mut self.slots[slot];
             let (lr, weight_decay) = match parameter.role() {
                 Role::Matrix => (lr, weight_decay),
                 Role::Vector => (lr, 0.0),
                 Role::Magnitude => (lr_magnitude, 0.0),
             };
-            let settings = AdamW {
-                lr: lr * factor,
-                weight_decay,
-                betas: [0.9, 0.999],
-                eps: 1e-8,
-                step: self.step,
-                gradient_scale: clip.min(1.0) as f32,
-            };
-            settings.update(parameter, gradient, moments)?;
+            let settings =
+                AdamW { lr: lr * factor, weight_decay, betas: [0.9, 0.999], eps: 1e-8, step: self.step + 1 };
+            settings.update(parameter, gradient, moments, &clip)?;
         }
+        // A device is asked last, when all of the step is queued.
+        let norm = clip.norm()?;
+        if !norm.is_finite() {
+            return Err(Error::NotFinite { what: "the gradients' norm", value: norm });
+        }
+        self.step += 1;
         Ok(norm)
     }
 }

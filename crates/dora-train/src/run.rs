@@ -59,7 +59,7 @@ pub fn run(
     options: &RunOptions,
     observer: &mut dyn Observer,
 ) -> Result<Ending> {
-    let mut optimizer = Optimizer::new(parameters, options.optimizer);
+    let mut optimizer = Optimizer::new(parameters, options.optimizer)?;
     let per_epoch = plan.steps_per_epoch();
     let evaluate_at = |step: usize, observer: &mut dyn Observer| match held_out {
         Some(rows) => observer.evaluated(&evaluate(objective, rows, options.eval_batch_tokens, step)?),
@@ -74,16 +74,19 @@ pub fn run(
         let start = Instant::now();
         let batches: Vec<_> = parts.iter().map(|rows| data.batch(rows)).collect();
         let labelled = batches.iter().map(|batch| batch.labelled).sum();
-        let mut loss = 0.0;
+        let mut losses = Vec::with_capacity(batches.len());
         for batch in &batches {
             let part = objective.loss(batch, labelled, micro_step)?;
             micro_step += 1;
-            loss += f64::from(part.item()?);
-            if !loss.is_finite() {
-                parameters.iter().for_each(|p| drop(p.take_gradient()));
-                return Err(Error::NotFinite { what: "the loss", value: loss }.at(step + 1));
-            }
             part.backward()?;
+            losses.push(part.detach());
+        }
+        // Asked for when all passes are queued, since a device is waited for.
+        let losses = losses.iter().map(|part| Ok(f64::from(part.item()?))).collect::<Result<Vec<_>>>()?;
+        let loss: f64 = losses.iter().sum();
+        if !loss.is_finite() {
+            parameters.iter().for_each(|p| drop(p.take_gradient()));
+            return Err(Error::NotFinite { what: "the loss", value: loss }.at(step + 1));
         }
         let factor = options.schedule.factor(step, options.warmup_steps, options.steps);
         let grad_norm = optimizer.step(factor).map_err(|error| error.at(step + 1))?;

@@ -9,8 +9,9 @@ use cudarc::driver::sys::CUevent_flags;
 use super::handles::{Context, Mark, Pinned, Stream};
 use crate::Address;
 
-const PIECES: usize = 4;
-const PIECE: usize = 8 << 20;
+/// A step's small copies, such as token ids, take a piece each, and none of them may have to wait.
+const PIECES: usize = 32;
+const PIECE: usize = 1 << 20;
 
 /// The ring of one stream.
 #[derive(Debug)]

@@ -162,9 +162,9 @@ fn what_does_not_fit_is_refused() {
         text
     };
     let text = refusal(heads(2, 1, 48), documents(&[3]), Element::BF16, false);
-    assert_eq!(text, "attention_forward_16: heads of 48 elements, expected 16, 32, 64 or 128");
+    assert_eq!(text, "attention: heads of 48 elements, expected 16, 32, 64 or 128");
     let text = refusal(heads(3, 2, 16), documents(&[3]), Element::BF16, false);
-    assert_eq!(text, "attention_forward_16: 3 heads share 2 key heads, 1 in a tile");
+    assert_eq!(text, "attention: 3 heads cannot share 2 key heads");
     let later = vec![AttentionDocument { queries: 0..2, keys: 0..3 }];
     let text = refusal(heads(2, 1, 16), later, Element::BF16, true);
     assert_eq!(text, "attention_dq_16: documents have other keys than queries, expected the same");

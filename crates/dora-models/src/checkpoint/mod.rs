@@ -23,7 +23,7 @@ pub use writer::CheckpointWriter;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use dora_tensor::{DType, SharedBytes, Tensor};
+use dora_tensor::{DType, Device, SharedBytes, Tensor};
 
 use crate::error::{Error, Result};
 use header::damaged;
@@ -115,6 +115,17 @@ impl Checkpoint {
                 Ok(copy)
             }
         }
+    }
+
+    /// As [`expect_as`](Self::expect_as), on a device: the mapped bytes are given back once they are there.
+    pub fn expect_on(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: Device) -> Result<Tensor> {
+        let tensor = self.expect_as(name, shape, dtype)?;
+        if device == Device::Cpu {
+            return Ok(tensor);
+        }
+        let copy = tensor.to_device(device)?;
+        self.release(name)?;
+        Ok(copy)
     }
 
     /// A tensor of any type, as its bytes.

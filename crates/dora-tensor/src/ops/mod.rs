@@ -1,5 +1,5 @@
 //! Operations, one folder each: `mod.rs` holds the mathematics, the checks and both passes; `cpu.rs` the body for the
-//! processor. Matrices are row-major: `n` tokens of a batch of documents, one after another, without padding.
+//! processor, `cuda.rs` that for a device. Matrices are row-major: `n` tokens of a batch of documents, one after another, without padding.
 
 mod adamw;
 mod attention;
@@ -15,16 +15,17 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 
-pub use adamw::{AdamW, Moments, sum_of_squares};
+pub use adamw::{AdamW, Clip, Moments};
 pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention_cached};
-pub use cross_entropy::{IGNORE, LOGIT_CHUNK, cross_entropy, token_losses};
+pub use cross_entropy::{IGNORE, LOGIT_CHUNK, cross_entropy, losses_at, token_losses};
 pub use dora::{Norms, dora_linear, dora_norms, merged};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use linear::{Matrix, linear};
 pub use lora::{LowRank, lora_linear};
 pub use pointwise::{Pointwise, pointwise};
+pub(crate) use residual::add_in_place;
 pub use residual::residual;
 pub use rms_norm::rms_norm;
-pub use rope::{RopeTable, rope};
+pub use rope::{Positions, RopeTable, rope};
 pub use swiglu::swiglu;

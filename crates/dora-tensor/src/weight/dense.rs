@@ -1,9 +1,9 @@
 //! A weight stored as it came from the checkpoint (`f32`, `bf16` or `f16`), perhaps straight from the mapped file.
 
-use super::Weight;
+use super::{Weight, elsewhere, row_norms_squared_on_device};
 use crate::cpu::{self, Stored, Widen};
 use crate::profile;
-use crate::{DType, Elements, Result, Tensor};
+use crate::{DType, Device, Elements, Result, Tensor};
 use std::ops::Range;
 
 /// A dense frozen matrix.
@@ -44,11 +44,28 @@ impl Weight for DenseWeight {
         self.dim()
     }
 
-    fn stored(&self) -> &dyn Stored {
-        self
+    fn device(&self) -> Device {
+        self.0.device()
+    }
+
+    fn stored(&self) -> Result<&dyn Stored> {
+        match self.0.device() {
+            Device::Cpu => Ok(self),
+            found => Err(elsewhere(found, "cpu")),
+        }
+    }
+
+    fn materialized(&self) -> Result<Tensor> {
+        match self.0.device() {
+            Device::Cpu => Err(elsewhere(Device::Cpu, "a device")),
+            Device::Cuda(gpu) => self.0.cast(gpu.activations()),
+        }
     }
 
     fn row_norms_squared(&self) -> Result<Tensor> {
+        if self.0.device() != Device::Cpu {
+            return row_norms_squared_on_device(&self.materialized()?);
+        }
         let (out, inner) = self.shape();
         let norms = match self.0.elements() {
             Elements::F32(w) => norms(w, inner, |x| x),
@@ -59,7 +76,7 @@ impl Weight for DenseWeight {
     }
 
     fn dense(&self) -> Result<Tensor> {
-        Ok(self.0.to_dtype(DType::F32))
+        self.0.cast(DType::F32)
     }
 }
 

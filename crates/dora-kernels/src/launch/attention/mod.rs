@@ -34,6 +34,23 @@ pub struct AttentionHeads {
     pub width: usize,
 }
 
+impl AttentionHeads {
+    /// Fails unless there are kernels for such heads of an element type.
+    pub fn check(self, element: Element) -> Result<()> {
+        let AttentionHeads { heads, kv_heads, width } = self;
+        let wrong = |message: String| Err(Error::argument("attention", message));
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return wrong(format!("{heads} heads cannot share {kv_heads} key heads"));
+        }
+        match element {
+            Element::F32 if width.is_power_of_two() && (4..=128).contains(&width) => Ok(()),
+            Element::F32 => wrong(format!("heads of {width} f32 elements, expected a power of two from 4 to 128")),
+            _ if WIDTHS.contains(&width) => Ok(()),
+            _ => wrong(format!("heads of {width} elements, expected 16, 32, 64 or 128")),
+        }
+    }
+}
+
 /// A document: where its keys lie, and where its queries, which are those of its last keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttentionDocument {
@@ -117,22 +134,15 @@ impl AttentionInputs<'_> {
 
     /// The kernel of a list for this width and type.
     fn kernel(&self, kernels: &'static [Kernel; 4], f32: &'static Kernel) -> Result<&'static Kernel> {
-        let AttentionHeads { heads, kv_heads, width } = self.heads;
-        let wrong = |message: String| Err(Error::argument(kernels[0].name, message));
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || !(heads / kv_heads).is_multiple_of(self.tiles.pack) {
-            let pack = self.tiles.pack;
-            return wrong(format!("{heads} heads share {kv_heads} key heads, {pack} in a tile"));
-        }
-        match (self.q.element, WIDTHS.iter().position(|w| *w == width)) {
-            (Element::F32, _) if self.tiles.pack == 1 && width.is_power_of_two() && (4..=128).contains(&width) => {
-                Ok(f32)
+        self.heads.check(self.q.element)?;
+        let (group, pack) = (self.group(), self.tiles.pack);
+        match (self.q.element, WIDTHS.iter().position(|w| *w == self.heads.width)) {
+            (Element::F32, _) if pack == 1 => Ok(f32),
+            (Element::BF16, Some(at)) if group.is_multiple_of(pack) => Ok(&kernels[at]),
+            _ => {
+                let found = format!("{pack} heads in a tile, of {group} that share a key head");
+                Err(Error::argument("attention", format!("{found}, expected a part of them, and 1 in f32")))
             }
-            (Element::F32, _) => wrong(format!(
-                "heads of {width} f32 elements, {} in a tile, expected a power of two from 4 to 128, and one",
-                self.tiles.pack
-            )),
-            (_, Some(at)) => Ok(&kernels[at]),
-            (_, None) => wrong(format!("heads of {width} elements, expected 16, 32, 64 or 128")),
         }
     }
 

@@ -2,17 +2,13 @@
 
 use super::AdamW;
 use crate::cpu::{map_blocks, simd};
+use crate::{Result, Tensor};
 use rayon::prelude::*;
 
-pub(super) fn update(settings: &AdamW, p: &mut [f32], g: &[f32], first: &mut [f32], second: &mut [f32]) {
+pub(super) fn update(settings: &AdamW, scale: f32, p: &mut [f32], g: &[f32], first: &mut [f32], second: &mut [f32]) {
     const BLOCK: usize = 16_384;
-    let [beta1, beta2] = settings.betas;
-    let t = settings.step as f64;
-    let keep = (1.0 - settings.lr * settings.weight_decay) as f32;
-    let size = (settings.lr / (1.0 - beta1.powf(t))) as f32;
-    let root = (1.0 - beta2.powf(t)).sqrt() as f32;
-    let (eps, scale) = (settings.eps as f32, settings.gradient_scale);
-    let (beta1, beta2, rest1, rest2) = (beta1 as f32, beta2 as f32, (1.0 - beta1) as f32, (1.0 - beta2) as f32);
+    let [keep, size, root, eps, beta1, beta2] = settings.factors();
+    let [rest1, rest2] = settings.betas.map(|beta| (1.0 - beta) as f32);
     let blocks = p.par_chunks_mut(BLOCK).zip(g.par_chunks(BLOCK));
     let blocks = blocks.zip(first.par_chunks_mut(BLOCK)).zip(second.par_chunks_mut(BLOCK));
     blocks.for_each(|(((p, g), first), second)| {
@@ -27,8 +23,14 @@ pub(super) fn update(settings: &AdamW, p: &mut [f32], g: &[f32], first: &mut [f3
     });
 }
 
-/// f64 in 8 lanes a block.
-pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
+/// √(Σ x²) over all tensors.
+pub(super) fn norm(tensors: &[Tensor]) -> Result<f64> {
+    let squares = tensors.iter().map(|t| Ok(sum_of_squares(t.as_f32("clip")?))).collect::<Result<Vec<_>>>()?;
+    Ok(squares.iter().sum::<f64>().sqrt())
+}
+
+/// Σ x² in f64, in 8 lanes a block.
+fn sum_of_squares(x: &[f32]) -> f64 {
     let block = |range: std::ops::Range<usize>| {
         let mut lanes = [0.0f64; 8];
         simd(|| {

@@ -16,7 +16,7 @@ pub(super) fn forward(
     documents: &Documents,
     shape: AttentionShape,
     scale: f32,
-) -> Result<(Tensor, Vec<f32>)> {
+) -> Result<(Tensor, Tensor)> {
     let AttentionShape { heads, kv_heads, head_dim } = shape;
     let group = heads / kv_heads;
     let n = documents.tokens();
@@ -32,7 +32,7 @@ pub(super) fn forward(
             one_head(q, k, v, scale, o.slice_mut(s![.., g, ..]), lse);
         }
     });
-    Ok((Tensor::of(o, &[n, heads * head_dim]), lse))
+    Ok((Tensor::of(o, &[n, heads * head_dim]), Tensor::of(lse, &[n, heads])))
 }
 
 pub(super) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, scale: f32) -> Result<Tensor> {
@@ -86,7 +86,7 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
     let (q, k, v) = (heads3(&q, head_dim)?, heads3(&k, head_dim)?, heads3(&v, head_dim)?);
     let o = saved.o.get()?;
     let (o, d_o) = (heads3(&o, head_dim)?, heads3(grad, head_dim)?);
-    let mut lse = saved.lse.clone();
+    let mut lse = saved.lse.to_vec();
     let (mut dq, mut dk, mut dv) = (buffer(q.len()), zeros(k.len()), zeros(v.len()));
     let dq_tasks = tasks(&mut dq, n, heads, head_dim, kv_heads, documents);
     let dk_tasks = tasks(&mut dk, n, kv_heads, head_dim, kv_heads, documents);

@@ -6,13 +6,16 @@
 //! p = e^(s − lse), dp = do·vᵀ, δ = Σ do ⊙ o, ds = p ⊙ (dp − δ), dq = scale·ds·k, dk = scale·dsᵀ·q, dv = pᵀ·do.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
+use crate::cuda::Copied;
 use crate::profile::{self, Direction};
 use crate::saved::{Recipe, Saved};
 use crate::tape::recording;
 use crate::{Device, Error, Op, Result, Tensor, record};
+use dora_kernels::launch::AttentionTiles;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,12 +38,23 @@ impl AttentionShape {
     pub fn scale(&self) -> f32 {
         (self.head_dim as f32).sqrt().recip()
     }
+
+    /// Fails where a device has no kernels for such heads.
+    pub fn check(&self, device: Device) -> Result<()> {
+        match device {
+            Device::Cpu => Ok(()),
+            Device::Cuda(gpu) => Ok(cuda::heads(*self).check(gpu.activations().into())?),
+        }
+    }
 }
 
 /// Documents that lie one after another in a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Documents {
     ranges: Vec<Range<usize>>,
+    /// Tokens of the only document that came before, and whose keys and values are at hand.
+    earlier: usize,
+    tiles: Copied<AttentionTiles>,
 }
 
 impl Documents {
@@ -51,7 +65,12 @@ impl Documents {
             end += len;
             end - len..end
         });
-        Documents { ranges: ranges.collect() }
+        Documents { ranges: ranges.collect(), earlier: 0, tiles: Copied::default() }
+    }
+
+    /// The next `tokens` of one document, of which `earlier` came before.
+    pub fn continued(earlier: usize, tokens: usize) -> Self {
+        Documents { earlier, ..Documents::new(&[tokens]) }
     }
 
     /// Where each lies.
@@ -66,7 +85,8 @@ impl Documents {
 
     /// Position of each token within its document.
     pub fn positions(&self) -> Vec<u32> {
-        self.ranges.iter().flat_map(|r| 0..r.len() as u32).collect()
+        let first = self.earlier as u32;
+        self.ranges.iter().flat_map(|r| first..first + r.len() as u32).collect()
     }
 }
 
@@ -84,8 +104,11 @@ pub fn attention(
     check(q, k, v, (n, n), shape)?;
     let (o, lse) = match q.device() {
         Device::Cpu => cpu::forward(q, k, v, documents, shape, scale)?,
+        Device::Cuda(gpu) => cuda::forward(gpu, [q, k, v], documents, shape, scale)?,
     };
-    let recipe = recording(&[q, k, v]).then(|| {
+    // A device keeps o: the next layer keeps it as well, and to compute it again costs more than its bf16 elements.
+    let again = q.device() == Device::Cpu && recording(&[q, k, v]);
+    let recipe = again.then(|| {
         let (q, k, v, documents) = (q.saved(), k.saved(), v.saved(), documents.clone());
         Arc::new(Recipe::new(move || Ok(cpu::forward(&q.get()?, &k.get()?, &v.get()?, &documents, shape, scale)?.0)))
     });
@@ -93,26 +116,31 @@ pub fn attention(
         q: q.saved(),
         k: k.saved(),
         v: v.saved(),
-        o: Saved::Again(recipe.clone().expect("made when the result is recorded")),
+        o: recipe.clone().map_or_else(|| Saved::Kept(o.clone()), Saved::Again),
         lse,
         documents: documents.clone(),
         shape,
         scale,
     };
-    Ok(record(o, &[q, k, v], saved).with_shared_recipe(recipe.clone()))
+    Ok(record(o.clone(), &[q, k, v], saved).with_shared_recipe(recipe.clone()))
 }
 
-/// Attention of the last tokens of one document, q (n, heads·D), over all of its keys and values (total, kv_heads·D) so far,
-/// their own included; off the tape.
-pub fn attention_cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, scale: f32) -> Result<Tensor> {
+/// Attention of a continued document's tokens, q (n, heads·D), over all of its keys and values (earlier + n, kv_heads·D), their
+/// own included; off the tape.
+pub fn attention_cached(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    document: &Documents,
+    shape: AttentionShape,
+    scale: f32,
+) -> Result<Tensor> {
     let _running = profile::operation("attention", Direction::Forward);
-    let (n, total) = (q.shape()[0], k.shape()[0]);
-    if n > total {
-        return Err(Error::argument("attention", format!("{n} queries for {total} keys")));
-    }
-    check(q, k, v, (n, total), shape)?;
+    let n = document.tokens();
+    check(q, k, v, (n, document.earlier + n), shape)?;
     match q.device() {
         Device::Cpu => cpu::cached(q, k, v, shape, scale),
+        Device::Cuda(gpu) => cuda::cached(gpu, [q, k, v], document, shape, scale),
     }
 }
 
@@ -131,7 +159,7 @@ struct Attention {
     k: Saved,
     v: Saved,
     o: Saved,
-    lse: Vec<f32>,
+    lse: Tensor,
     documents: Arc<Documents>,
     shape: AttentionShape,
     scale: f32,
@@ -145,6 +173,7 @@ impl Op for Attention {
     fn backward(self: Box<Self>, grad: Tensor, _needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let [dq, dk, dv] = match grad.device() {
             Device::Cpu => cpu::backward(&self, &grad)?,
+            Device::Cuda(gpu) => cuda::backward(gpu, &self, &grad)?,
         };
         Ok(vec![Some(dq), Some(dk), Some(dv)])
     }

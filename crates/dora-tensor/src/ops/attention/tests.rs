@@ -60,7 +60,8 @@ fn long_documents_agree_with_f64_and_with_the_cache() {
     let want = reference(&exact, &documents, shape, 1.0);
     compare("output", &attention(&q, &k, &v, &documents, shape, 1.0).unwrap().to_vec(), &want, 2e-6);
     for n in [1, 70] {
-        let last = attention_cached(&q.rows(201 - n, n).unwrap(), &k, &v, shape, 1.0).unwrap();
+        let document = Documents::continued(201 - n, n);
+        let last = attention_cached(&q.rows(201 - n, n).unwrap(), &k, &v, &document, shape, 1.0).unwrap();
         compare("cached", &last.to_vec(), &want[(201 - n) * 6..], 2e-6);
     }
 }

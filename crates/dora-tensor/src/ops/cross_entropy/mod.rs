@@ -6,10 +6,12 @@
 //! trained, dW = dzᵀ·hidden. The backward pass scales them by the gradient of the loss.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::Matrix;
+use crate::cuda::{Copied, accumulate};
 use crate::profile::{self, Direction};
 use crate::tape::recording;
 use crate::{Device, Error, Op, Result, Tensor, record};
@@ -29,61 +31,84 @@ pub fn cross_entropy(hidden: &Tensor, head: &Matrix, targets: &[i32], denominato
         Matrix::Trained(w) => w,
     };
     let inputs = [hidden, trained];
-    let mut gradients = recording(&inputs).then(|| Gradients::new(hidden, trained));
-    let mut sum = 0.0;
-    for_chunks(hidden, head, targets, |mut logits, rows, x| {
-        match logits.device() {
-            Device::Cpu => {
-                let scale = gradients.as_ref().map(|_| 1.0 / denominator);
-                let losses = cpu::losses(logits.make_mut(), rows, scale);
-                sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
-            }
-        }
+    let mut gradients = recording(&inputs).then(|| Gradients::new(hidden, trained)).transpose()?;
+    let scale = gradients.as_ref().map(|_| 1.0 / denominator);
+    let mut chunks = Vec::new();
+    for_chunks(hidden, head, &labelled(hidden, targets)?, |mut logits, rows, x| {
+        chunks.push(losses(&mut logits, rows, scale)?);
         match &mut gradients {
             Some(gradients) => gradients.add(head, &logits, rows, &x),
             None => Ok(()),
         }
     })?;
-    let loss = Tensor::scalar((sum / f64::from(denominator)) as f32);
+    let loss = match hidden.device() {
+        Device::Cpu => cpu::mean(&chunks, denominator)?,
+        Device::Cuda(gpu) => cuda::mean(gpu, &chunks, denominator)?,
+    };
     Ok(record(loss, &inputs, || gradients.expect("computed when the result is recorded")))
 }
 
 /// The loss of every row that carries a label, in order; off the tape.
 pub fn token_losses(hidden: &Tensor, head: &Matrix, targets: &[i32]) -> Result<Vec<f32>> {
     let _running = profile::operation("cross_entropy", Direction::Forward);
-    let mut losses = Vec::new();
-    for_chunks(hidden, head, targets, |mut logits, rows, _| {
-        match logits.device() {
-            Device::Cpu => losses.extend(cpu::losses(logits.make_mut(), rows, None)),
-        }
-        Ok(())
-    })?;
-    Ok(losses)
+    losses_at(hidden, head, &labelled(hidden, targets)?)
 }
 
-/// Calls `f(logits, rows, hidden)` for chunks of labelled rows, each given as (row, target).
-fn for_chunks(
-    hidden: &Tensor,
-    head: &Matrix,
-    targets: &[i32],
-    mut f: impl FnMut(Tensor, &[(usize, usize)], Tensor) -> Result<()>,
-) -> Result<()> {
-    let (n, width) = hidden.dims2("cross_entropy", "hidden")?;
-    let (vocab, _) = head.shape()?;
+/// The loss of the token that follows a row, for each given (row, token); off the tape.
+pub fn losses_at(hidden: &Tensor, head: &Matrix, at: &[(usize, usize)]) -> Result<Vec<f32>> {
+    let mut chunks = Vec::new();
+    for_chunks(hidden, head, at, |mut logits, rows, _| {
+        chunks.push(losses(&mut logits, rows, None)?);
+        Ok(())
+    })?;
+    let on_cpu = chunks.iter().map(|losses| losses.to_device(Device::Cpu)).collect::<Result<Vec<_>>>()?;
+    Ok(on_cpu.iter().flat_map(Tensor::to_vec).collect())
+}
+
+/// The rows that carry a label, each with its target.
+fn labelled(hidden: &Tensor, targets: &[i32]) -> Result<Vec<(usize, usize)>> {
+    let (n, _) = hidden.dims2("cross_entropy", "hidden")?;
     if targets.len() != n {
         return Err(Error::argument("cross_entropy", format!("{} targets for {n} rows", targets.len())));
     }
     let labelled = targets.iter().enumerate().filter(|(_, target)| **target != IGNORE);
-    let labelled: Vec<(usize, usize)> = labelled.map(|(row, &target)| (row, target as usize)).collect();
+    Ok(labelled.map(|(row, &target)| (row, target as usize)).collect())
+}
+
+/// Rows of a chunk, each with its target.
+struct Rows<'a> {
+    pairs: &'a [(usize, usize)],
+    on_device: Copied<cuda::Rows>,
+}
+
+/// Losses of the rows; with `scale`, logits become their gradient times it.
+fn losses(logits: &mut Tensor, rows: &Rows, scale: Option<f32>) -> Result<Tensor> {
+    match logits.device() {
+        Device::Cpu => Ok(Tensor::of(cpu::losses(logits.make_mut(), rows.pairs, scale), &[rows.pairs.len()])),
+        Device::Cuda(gpu) => cuda::losses(gpu, logits, rows, scale),
+    }
+}
+
+/// Calls `f(logits, rows, hidden)` for chunks of rows, each given as (row, target).
+fn for_chunks(
+    hidden: &Tensor,
+    head: &Matrix,
+    labelled: &[(usize, usize)],
+    mut f: impl FnMut(Tensor, &Rows, Tensor) -> Result<()>,
+) -> Result<()> {
+    let (_, width) = hidden.dims2("cross_entropy", "hidden")?;
+    let (vocab, _) = head.shape()?;
     if let Some((row, target)) = labelled.iter().find(|(_, target)| *target >= vocab) {
         let message = format!("target {} of row {row} is no token id below {vocab}", *target as i32);
         return Err(Error::argument("cross_entropy", message));
     }
-    for rows in labelled.chunks((LOGIT_CHUNK / vocab.max(1)).max(1)) {
+    for pairs in labelled.chunks((LOGIT_CHUNK / vocab.max(1)).max(1)) {
+        let rows = Rows { pairs, on_device: Copied::default() };
         let x = match hidden.device() {
-            Device::Cpu => cpu::gather(hidden.as_f32("cross_entropy")?, width, rows),
+            Device::Cpu => cpu::gather(hidden.as_f32("cross_entropy")?, width, pairs),
+            Device::Cuda(gpu) => cuda::gather(gpu, hidden, &rows)?,
         };
-        f(head.apply(&x)?, rows, x)?;
+        f(head.apply(&x)?, &rows, x)?;
     }
     Ok(())
 }
@@ -94,19 +119,30 @@ struct Gradients {
 }
 
 impl Gradients {
-    fn new(hidden: &Tensor, trained: &Tensor) -> Self {
-        let head = trained.requires_grad().then(|| Tensor::zeros(trained.shape()));
-        Gradients { hidden: Tensor::zeros(hidden.shape()), head }
+    fn new(hidden: &Tensor, trained: &Tensor) -> Result<Self> {
+        let device = hidden.device();
+        let zeros = |trained: &Tensor| match device {
+            Device::Cpu => Ok(Tensor::zeros(trained.shape())),
+            Device::Cuda(gpu) => gpu.zeros(trained.dtype(), trained.shape()),
+        };
+        let head = trained.requires_grad().then(|| zeros(trained)).transpose()?;
+        Ok(Gradients { hidden: zeros(hidden)?, head })
     }
 
-    fn add(&mut self, head: &Matrix, dlogits: &Tensor, rows: &[(usize, usize)], x: &Tensor) -> Result<()> {
+    fn add(&mut self, head: &Matrix, dlogits: &Tensor, rows: &Rows, x: &Tensor) -> Result<()> {
         let dx = head.apply_transposed(dlogits)?;
         match dx.device() {
             Device::Cpu => {
-                cpu::scatter(dx.as_f32("cross_entropy")?, rows, dx.shape()[1], self.hidden.make_mut());
+                cpu::scatter(dx.as_f32("cross_entropy")?, rows.pairs, dx.shape()[1], self.hidden.make_mut());
                 if let Some(dw) = &mut self.head {
                     let dlogits = dlogits.view2("cross_entropy", "dlogits")?;
                     super::linear::cpu::accumulate(dlogits.t(), x.view2("cross_entropy", "x")?, dw, 1.0)?;
+                }
+            }
+            Device::Cuda(gpu) => {
+                cuda::scatter(gpu, &dx, rows, &mut self.hidden)?;
+                if let Some(dw) = &mut self.head {
+                    accumulate(gpu, dlogits.transposed(), x.plain(), 1.0, dw)?;
                 }
             }
         }
@@ -122,13 +158,14 @@ impl Op for Gradients {
     fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let upstream = grad.item()?;
         let Gradients { hidden, head } = *self;
-        let scaled = |mut t: Tensor| {
+        let scaled = |mut t: Tensor| -> Result<Tensor> {
             match t.device() {
-                Device::Cpu if upstream != 1.0 => cpu::scale(t.make_mut(), upstream),
-                Device::Cpu => {}
+                _ if upstream == 1.0 => {}
+                Device::Cpu => cpu::scale(t.make_mut(), upstream),
+                Device::Cuda(gpu) => t = cuda::scale(gpu, t, upstream)?,
             }
-            t
+            Ok(t)
         };
-        Ok(vec![needs[0].then(|| scaled(hidden)), head.map(scaled)])
+        Ok(vec![needs[0].then(|| scaled(hidden)).transpose()?, head.map(scaled).transpose()?])
     }
 }

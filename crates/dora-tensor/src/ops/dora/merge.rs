@@ -3,7 +3,7 @@
 
 use super::super::LowRank;
 use super::super::linear::cpu::{accumulate, matrix};
-use super::cpu;
+use super::{cpu, cuda};
 use crate::cpu::scale_each_row;
 use crate::{Device, Result, Tensor, Weight};
 
@@ -21,6 +21,7 @@ pub fn merged(weight: &dyn Weight, update: &LowRank, magnitude: Option<&Tensor>)
                 scale_each_row(matrix(&mut w), &gain);
             }
         }
+        Device::Cuda(gpu) => cuda::merge(gpu, &mut w, update, magnitude)?,
     }
     Ok(w)
 }

@@ -9,6 +9,7 @@
 //! A row of norm 0 has g = 1, and its m no gradient.
 
 pub(crate) mod cpu;
+mod cuda;
 mod merge;
 mod norms;
 #[cfg(test)]
@@ -61,12 +62,13 @@ pub fn dora_linear(
                 Norms::From(base) => cpu::Norms::From(Terms::new(update, base, out)?),
             };
             let bias = linear::bias(bias, out)?;
-            let layer = cpu::Layer { weight: weight.stored(), m: magnitude.as_f32("dora")?, norms, bias };
+            let layer = cpu::Layer { weight: weight.stored()?, m: magnitude.as_f32("dora")?, norms, bias };
             cpu::forward(x, dropped.as_ref(), &layer, &update.expansion(&h)?)?
         }
-    };
-    let gain = match y.device() {
-        Device::Cpu => cpu::gain(magnitude.as_f32("dora")?, n.as_f32("dora")?),
+        Device::Cuda(gpu) => {
+            let layer = cuda::Layer { weight: &**weight, update, magnitude, norms, bias };
+            cuda::forward(gpu, x, dropped.as_ref(), &h, &layer)?
+        }
     };
     let none = Tensor::zeros(&[0]);
     let without_dropout = saved_z.is_none();
@@ -81,7 +83,6 @@ pub fn dora_linear(
         update: update.detach(),
         magnitude: magnitude.detach(),
         norms: n.clone(),
-        gain,
     };
     let y = record(y, &[x, &update.a, &update.b, magnitude, bias.unwrap_or(&none)], saved);
     Ok((if without_dropout { y.with_output(output) } else { y }, n.clone()))
@@ -104,18 +105,17 @@ struct Dora {
     update: LowRank,
     magnitude: Tensor,
     norms: Tensor,
-    gain: Vec<f32>,
 }
 
 impl Dora {
-    /// dm for dy.
+    /// On the CPU: dm for dy.
     fn magnitude_gradient(&self, dy: &Tensor) -> Result<Tensor> {
         let (m, n) = (self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
         let z = match &self.output {
             Kept::Dropped(z) => z.clone(),
             Kept::Output(_) if cpu::vanishes(m, n) => {
                 let (x, expansion) = (self.x.get()?, self.update.expansion(&self.h)?);
-                super::lora::cpu::forward(&x, self.weight.stored(), &expansion, None)?
+                super::lora::cpu::forward(&x, self.weight.stored()?, &expansion, None)?
             }
             Kept::Output(y) => {
                 let bias = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
@@ -133,9 +133,13 @@ impl Op for Dora {
     }
 
     fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        if let Device::Cuda(gpu) = grad.device() {
+            return cuda::backward(gpu, *self, grad, needs);
+        }
         let dm = needs[3].then(|| self.magnitude_gradient(&grad)).transpose()?;
         let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
-        let gain = Some(self.gain.as_slice());
+        let gain = cpu::gain(self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
+        let gain = Some(gain.as_slice());
         let (da, db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, gain)?;
         let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, gain)).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dm, dbias])

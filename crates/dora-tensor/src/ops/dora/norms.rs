@@ -24,9 +24,10 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
     match base.device() {
         Device::Cpu => {
             let terms = Terms::new(update, base, out)?;
-            let panels = for_row_panels(weight.stored(), Vec::new(), |rows, panel, _| terms.norms(rows, panel.view()));
+            let panels = for_row_panels(weight.stored()?, Vec::new(), |rows, panel, _| terms.norms(rows, panel.view()));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
+        Device::Cuda(gpu) => super::cuda::norms(gpu, &weight.materialized()?, update, base),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use crate::cpu::for_row_blocks;
 use crate::rng::Stream;
+use crate::{Result, Tensor};
 
-pub(super) fn apply(x: &mut [f32], p: f32, stream: Stream) {
+pub(super) fn apply(mut x: Tensor, p: f32, stream: Stream) -> Result<Tensor> {
+    x.as_f32("dropout")?;
     // An element stays when its word is at least p · 2^32.
     let threshold = (f64::from(p) * 4_294_967_296.0) as u32;
     let scale = 1.0 / (1.0 - p);
-    for_row_blocks(x, 4, |first, x| {
+    for_row_blocks(x.make_mut(), 4, |first, x| {
         for (i, four) in x.chunks_mut(4).enumerate() {
             let words = stream.block((first + i) as u32);
             for (x, word) in four.iter_mut().zip(words) {
@@ -15,4 +17,5 @@ pub(super) fn apply(x: &mut [f32], p: f32, stream: Stream) {
             }
         }
     });
+    Ok(x)
 }

@@ -2,6 +2,7 @@
 //! not kept: it is drawn again from its address in the Philox stream, element i from word i.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -25,12 +26,11 @@ impl Dropout {
     }
 
     /// The mask times x, off the tape. Its own adjoint, so it serves the backward pass too.
-    pub fn apply(&self, mut x: Tensor) -> Result<Tensor> {
-        x.as_f32("dropout")?;
+    pub fn apply(&self, x: Tensor) -> Result<Tensor> {
         match x.device() {
-            Device::Cpu => cpu::apply(x.make_mut(), self.p, self.stream),
+            Device::Cpu => cpu::apply(x, self.p, self.stream),
+            Device::Cuda(gpu) => cuda::apply(gpu, x, self.p, self.stream),
         }
-        Ok(x)
     }
 }
 

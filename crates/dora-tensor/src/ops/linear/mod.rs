@@ -2,6 +2,7 @@
 //! Backward: dx = dy·W; where trained, dW = dyᵀ·x and db = Σ_rows dy.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -49,9 +50,10 @@ impl Matrix {
 pub fn linear(x: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
     let _running = profile::operation("linear", Direction::Forward);
     let mut y = weight.apply(x)?;
-    let elements = self::bias(bias, y.shape()[1])?;
+    let width = y.shape()[1];
     match y.device() {
-        Device::Cpu => cpu::add_bias(cpu::matrix(&mut y), elements),
+        Device::Cpu => cpu::add_bias(cpu::matrix(&mut y), self::bias(bias, width)?),
+        Device::Cuda(gpu) => y = cuda::add_bias(gpu, y, bias)?,
     }
     let none = Tensor::zeros(&[0]);
     let trained = match weight {
@@ -87,6 +89,10 @@ impl Op for Linear {
             Device::Cpu => (
                 self.x.filter(|_| needs[1]).map(|x| cpu::outer(&grad, &x.get()?, 1.0)).transpose()?,
                 needs[2].then(|| cpu::row_sum(&grad)).transpose()?,
+            ),
+            Device::Cuda(gpu) => (
+                self.x.filter(|_| needs[1]).map(|x| cuda::outer(gpu, &grad, &x.get()?, 1.0)).transpose()?,
+                needs[2].then(|| cuda::row_sum(gpu, &grad)).transpose()?,
             ),
         };
         Ok(vec![dx, dw, db])

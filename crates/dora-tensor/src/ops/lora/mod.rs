@@ -3,6 +3,7 @@
 //! Backward: dh = s·dy·B, dB = s·dyᵀ·h, dA = dhᵀ·x̃, dx = dy·W + dropout(dh·A), db = Σ_rows dy.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -33,7 +34,10 @@ pub fn lora_linear(x: &Tensor, weight: &Arc<dyn Weight>, bias: Option<&Tensor>, 
     x.rows_of("x", "in", weight.shape().1)?;
     let h = update.project(&update.drop(x)?)?;
     let y = match x.device() {
-        Device::Cpu => cpu::forward(x, weight.stored(), &update.expansion(&h)?, linear::bias(bias, weight.shape().0)?)?,
+        Device::Cpu => {
+            cpu::forward(x, weight.stored()?, &update.expansion(&h)?, linear::bias(bias, weight.shape().0)?)?
+        }
+        Device::Cuda(gpu) => cuda::forward(gpu, x, &**weight, update, &h, bias)?,
     };
     let none = Tensor::zeros(&[0]);
     let saved = || Lora { x: x.saved(), h, weight: weight.clone(), update: update.detach() };
@@ -53,6 +57,9 @@ impl Op for Lora {
     }
 
     fn backward(self: Box<Self>, grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        if let Device::Cuda(gpu) = grad.device() {
+            return cuda::backward(gpu, *self, &grad, needs);
+        }
         let (da, db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, None)?;
         let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, None)).transpose()?;
         let dbias = needs[3].then(|| row_sum(&grad)).transpose()?;
@@ -87,6 +94,7 @@ impl LowRank {
     pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
         match x.device() {
             Device::Cpu => linear::cpu::product(x.view2("lora", "x")?, self.a.view2("lora", "A")?.t(), 1.0),
+            Device::Cuda(gpu) => cuda::project(gpu, self, x),
         }
     }
 
@@ -95,7 +103,7 @@ impl LowRank {
         Ok(cpu::Expansion { h: h.view2("lora", "h")?, b: self.b.view2("lora", "B")?, scaling: self.scaling })
     }
 
-    /// Gives dA, dB and dh for the gradient dz (n, out) of the update's output, where dz = gain ⊙ dy (or dy).
+    /// On the CPU: gives dA, dB and dh for the gradient dz (n, out) of the update's output, where dz = gain ⊙ dy (or dy).
     pub(super) fn backward(
         &self,
         x: &Tensor,
@@ -103,22 +111,18 @@ impl LowRank {
         dy: &Tensor,
         gain: Option<&[f32]>,
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        match dy.device() {
-            Device::Cpu => {
-                let mut db = linear::cpu::outer(dy, h, self.scaling)?;
-                let mut b = self.b.detach();
-                if let Some(gain) = gain {
-                    crate::cpu::scale_each_row(linear::cpu::matrix(&mut db), gain);
-                    crate::cpu::scale_each_row(linear::cpu::matrix(&mut b), gain);
-                }
-                let dh = linear::cpu::product(dy.view2("lora", "dy")?, b.view2("lora", "B")?, self.scaling)?;
-                let da = linear::cpu::outer(&dh, &self.drop(x)?, 1.0)?;
-                Ok((da, db, dh))
-            }
+        let mut db = linear::cpu::outer(dy, h, self.scaling)?;
+        let mut b = self.b.detach();
+        if let Some(gain) = gain {
+            crate::cpu::scale_each_row(linear::cpu::matrix(&mut db), gain);
+            crate::cpu::scale_each_row(linear::cpu::matrix(&mut b), gain);
         }
+        let dh = linear::cpu::product(dy.view2("lora", "dy")?, b.view2("lora", "B")?, self.scaling)?;
+        let da = linear::cpu::outer(&dh, &self.drop(x)?, 1.0)?;
+        Ok((da, db, dh))
     }
 
-    /// dx = dz·W + dh·A for dz = gain ⊙ dy (or dy). With dropout: dy·W + dropout(((gain − 1) ⊙ dy)·W + dh·A).
+    /// On the CPU: dx = dz·W + dh·A for dz = gain ⊙ dy (or dy). With dropout: dy·W + dropout(((gain − 1) ⊙ dy)·W + dh·A).
     pub(super) fn input_gradient(
         &self,
         weight: &dyn Weight,
@@ -126,10 +130,10 @@ impl LowRank {
         dh: &Tensor,
         gain: Option<&[f32]>,
     ) -> Result<Tensor> {
-        match (dy.device(), self.dropout) {
-            (Device::Cpu, None) => cpu::input_gradient(weight.stored(), dy, dh, &self.a, gain),
-            (Device::Cpu, Some(mask)) => {
-                let (mut dx, through) = cpu::dropped_input_gradient(weight.stored(), dy, dh, &self.a, gain)?;
+        match self.dropout {
+            None => cpu::input_gradient(weight.stored()?, dy, dh, &self.a, gain),
+            Some(mask) => {
+                let (mut dx, through) = cpu::dropped_input_gradient(weight.stored()?, dy, dh, &self.a, gain)?;
                 crate::cpu::add_assign(dx.make_mut(), mask.apply(through)?.as_f32("lora")?);
                 Ok(dx)
             }

@@ -1,9 +1,11 @@
 //! Residual connection: x + y of one shape, in y's own memory where nobody else holds it. Backward: dy to both.
 //!
 //! DoRA's backward pass needs its output y again, for dm. Where y only goes into a residual stream, whose values before and
-//! after are kept anyway, y is not: it is their difference, to f32 rounding of the stream.
+//! after are kept anyway, y is not: it is their difference, to f32 rounding of the stream. A device rounds its stream to bf16,
+//! which y would not survive: there y is kept.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +18,12 @@ use std::sync::Arc;
 pub fn residual(x: &Tensor, mut y: Tensor) -> Result<Tensor> {
     let _running = profile::operation("residual", Direction::Forward);
     y.expect_shape("residual", "y", x.shape())?;
-    let output = y.take_output();
+    let output = y.take_output().filter(|_| y.device() == Device::Cpu);
     if let Some(output) = &output {
         *output.lock().expect("no pass panicked") = Saved::Kept(Tensor::zeros(&[0]));
     }
     let origin = y.take_origin();
-    match y.device() {
-        Device::Cpu => crate::cpu::add_assign(y.make_mut(), x.as_f32("residual")?),
-    }
+    let y = add_in_place(y, x)?;
     if let Some(output) = output {
         let (after, before) = (y.clone(), x.detach());
         let recipe = Recipe::new(move || difference(&after, &before));
@@ -33,11 +33,21 @@ pub fn residual(x: &Tensor, mut y: Tensor) -> Result<Tensor> {
     Ok(record(y, &[x, &branch], || Residual))
 }
 
-/// after − before.
+/// sum + part, in the sum's own memory where nobody else holds it; off the tape.
+pub(crate) fn add_in_place(mut sum: Tensor, part: &Tensor) -> Result<Tensor> {
+    match sum.device() {
+        Device::Cpu => {
+            let part = part.as_f32("add")?;
+            crate::cpu::add_assign(sum.make_mut(), part);
+            Ok(sum)
+        }
+        Device::Cuda(gpu) => cuda::add(gpu, part, sum),
+    }
+}
+
+/// after − before, on the CPU.
 fn difference(after: &Tensor, before: &Tensor) -> Result<Tensor> {
-    let y = match after.device() {
-        Device::Cpu => cpu::difference(after.as_f32("residual")?, before.as_f32("residual")?),
-    };
+    let y = cpu::difference(after.as_f32("residual")?, before.as_f32("residual")?);
     Ok(Tensor::of(y, after.shape()))
 }
 

@@ -2,6 +2,7 @@
 //! x (n, C). Backward: dx = rstd · (w ⊙ dy − x̂ · mean(w ⊙ dy ⊙ x̂)), dw = Σ_rows dy ⊙ x̂.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -14,26 +15,28 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let _running = profile::operation("rms_norm", Direction::Forward);
     let (n, width) = x.dims2("rms_norm", "x")?;
     weight.expect_shape("rms_norm", "weight", &[width])?;
-    let rstd = match x.device() {
-        Device::Cpu => cpu::rstd(x.as_f32("rms_norm")?, width, eps),
+    let (y, rstd) = match x.device() {
+        Device::Cpu => {
+            let rstd = Tensor::of(cpu::rstd(x.as_f32("rms_norm")?, width, eps), &[n]);
+            (scaled(x, weight, &rstd)?, rstd)
+        }
+        Device::Cuda(gpu) => cuda::forward(gpu, x, weight, eps)?,
     };
-    let rstd = Tensor::of(rstd, &[n]);
-    let y = scaled(x, weight, &rstd)?;
     let saved = || RmsNorm { x: x.detach(), weight: weight.detach(), rstd: rstd.clone() };
     let recipe = || {
         let (x, weight, rstd) = (x.detach(), weight.detach(), rstd.clone());
-        Recipe::new(move || scaled(&x, &weight, &rstd))
+        Recipe::new(move || match x.device() {
+            Device::Cpu => scaled(&x, &weight, &rstd),
+            Device::Cuda(gpu) => Ok(cuda::forward(gpu, &x, &weight, eps)?.0),
+        })
     };
     Ok(record(y, &[x, weight], saved).with_recipe(recipe))
 }
 
-/// w ⊙ x · rstd.
+/// w ⊙ x · rstd, on the CPU.
 fn scaled(x: &Tensor, weight: &Tensor, rstd: &Tensor) -> Result<Tensor> {
     let (x_, weight, rstd) = (x.as_f32("rms_norm")?, weight.as_f32("rms_norm")?, rstd.as_f32("rms_norm")?);
-    let y = match x.device() {
-        Device::Cpu => cpu::forward(x_, weight, rstd),
-    };
-    Ok(Tensor::of(y, x.shape()))
+    Ok(Tensor::of(cpu::forward(x_, weight, rstd), x.shape()))
 }
 
 struct RmsNorm {
@@ -48,16 +51,17 @@ impl Op for RmsNorm {
     }
 
     fn backward(self: Box<Self>, mut grad: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        if let Device::Cuda(gpu) = grad.device() {
+            return cuda::backward(gpu, &self, grad, needs);
+        }
         let (x, weight, rstd) =
             (self.x.as_f32("rms_norm")?, self.weight.as_f32("rms_norm")?, self.rstd.as_f32("rms_norm")?);
-        let dw = match (grad.device(), needs[1]) {
-            (_, false) => None,
-            (Device::Cpu, true) => Some(cpu::weight_gradient(x, rstd, grad.as_f32("rms_norm")?, weight.len())),
+        let dw = match needs[1] {
+            true => Some(cpu::weight_gradient(x, rstd, grad.as_f32("rms_norm")?, weight.len())),
+            false => None,
         };
         let dx = needs[0].then(|| {
-            match grad.device() {
-                Device::Cpu => cpu::input_gradient(x, weight, rstd, grad.make_mut()),
-            }
+            cpu::input_gradient(x, weight, rstd, grad.make_mut());
             grad
         });
         Ok(vec![dx, dw.map(|dw| Tensor::of(dw, self.weight.shape()))])

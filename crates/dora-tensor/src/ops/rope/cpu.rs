@@ -2,13 +2,16 @@
 
 use super::RopeTable;
 use crate::cpu::{for_row_blocks, simd};
+use crate::{Result, Tensor};
 
-pub(super) fn turn(x: &mut [f32], width: usize, positions: &[u32], table: &RopeTable, direction: f32) {
-    let half = table.half;
-    for_row_blocks(x, width, |first, rows| {
+pub(super) fn turn(mut x: Tensor, positions: &[u32], table: &RopeTable, direction: f32) -> Result<Tensor> {
+    x.as_f32("rope")?;
+    let (half, width) = (table.half, x.shape()[1]);
+    let (cos, sin) = (table.cos.as_f32("rope")?, table.sin.as_f32("rope")?);
+    for_row_blocks(x.make_mut(), width, |first, rows| {
         for (row, &position) in rows.chunks_exact_mut(width).zip(&positions[first..]) {
             let angles = position as usize * half..(position as usize + 1) * half;
-            let (cos, sin) = (&table.cos[angles.clone()], &table.sin[angles]);
+            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
             for head in row.chunks_exact_mut(2 * half) {
                 let (low, high) = head.split_at_mut(half);
                 simd(|| {
@@ -20,4 +23,5 @@ pub(super) fn turn(x: &mut [f32], width: usize, positions: &[u32], table: &RopeT
             }
         }
     });
+    Ok(x)
 }

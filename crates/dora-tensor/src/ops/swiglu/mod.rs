@@ -2,6 +2,7 @@
 //! dgate = dy ⊙ up ⊙ σ(1 + g(1 − σ)), dup = dy ⊙ silu(g).
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -22,10 +23,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 }
 
 fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let y = match gate.device() {
-        Device::Cpu => cpu::forward(gate.as_f32("swiglu")?, up.as_f32("swiglu")?),
-    };
-    Ok(Tensor::of(y, gate.shape()))
+    match gate.device() {
+        Device::Cpu => Ok(Tensor::of(cpu::forward(gate.as_f32("swiglu")?, up.as_f32("swiglu")?), gate.shape())),
+        Device::Cuda(gpu) => cuda::forward(gpu, gate, up),
+    }
 }
 
 struct Swiglu {
@@ -40,8 +41,12 @@ impl Op for Swiglu {
 
     fn backward(self: Box<Self>, mut grad: Tensor, _needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let dgate = match grad.device() {
-            Device::Cpu => cpu::backward(self.gate.as_f32("swiglu")?, self.up.as_f32("swiglu")?, grad.make_mut()),
+            Device::Cpu => {
+                let (gate, up) = (self.gate.as_f32("swiglu")?, self.up.as_f32("swiglu")?);
+                Tensor::of(cpu::backward(gate, up, grad.make_mut()), self.gate.shape())
+            }
+            Device::Cuda(gpu) => cuda::backward(gpu, &self.gate, &self.up, &mut grad)?,
         };
-        Ok(vec![Some(Tensor::of(dgate, self.gate.shape())), Some(grad)])
+        Ok(vec![Some(dgate), Some(grad)])
     }
 }

@@ -12,10 +12,11 @@ mod tests;
 pub use codec::QUANT_MAP;
 pub use scales::{Nf4Scales, nested_quant_map};
 
-use super::Weight;
+use super::cuda_nf4::CudaNf4;
+use super::{Weight, elsewhere};
 use crate::cpu::{self, Stored, map_blocks};
 use crate::profile;
-use crate::{Error, Result, SharedBytes, Tensor};
+use crate::{Device, Error, Result, SharedBytes, Tensor};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -77,6 +78,14 @@ impl Nf4Weight {
         Ok(Nf4Weight(parts))
     }
 
+    /// The weight on a device, with the same bytes.
+    pub fn on(self, device: Device) -> Result<Arc<dyn Weight>> {
+        match device {
+            Device::Cpu => Ok(Arc::new(self)),
+            Device::Cuda(gpu) => Ok(Arc::new(CudaNf4::new(gpu, &self.0)?)),
+        }
+    }
+
     /// What it consists of.
     pub fn parts(&self) -> &Nf4Parts {
         &self.0
@@ -119,8 +128,16 @@ impl Weight for Nf4Weight {
         self.0.shape
     }
 
-    fn stored(&self) -> &dyn Stored {
-        self
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn stored(&self) -> Result<&dyn Stored> {
+        Ok(self)
+    }
+
+    fn materialized(&self) -> Result<Tensor> {
+        Err(elsewhere(Device::Cpu, "a device"))
     }
 
     fn row_norms_squared(&self) -> Result<Tensor> {

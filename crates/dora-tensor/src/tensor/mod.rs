@@ -1,5 +1,7 @@
 //! A contiguous, row-major array on a device. Cloning shares the elements; operations make new tensors.
 
+mod device;
+
 use crate::cpu::{buffer, for_row_blocks, zeros};
 use crate::saved::{Recipe, Saved};
 use crate::storage::{CpuStorage, Storage};
@@ -108,21 +110,26 @@ impl Tensor {
         self.storage.device()
     }
 
-    /// The elements, by type.
+    /// The elements, by type. Panics where they are in the memory of a device: see [`to_device`](Self::to_device).
     pub fn elements(&self) -> Elements<'_> {
         let range = self.offset..self.offset + self.numel();
-        match self.storage.elements() {
+        match self.storage.elements().expect("only elements in the processor's memory can be looked at") {
             Elements::F32(v) => Elements::F32(&v[range]),
             Elements::BF16(v) => Elements::BF16(&v[range]),
             Elements::F16(v) => Elements::F16(&v[range]),
         }
     }
 
-    /// The elements of an `f32` tensor.
+    /// The elements of an `f32` tensor in the processor's memory.
     pub fn as_f32(&self, op: &'static str) -> Result<&[f32]> {
+        match (self.device(), self.dtype()) {
+            (Device::Cpu, DType::F32) => {}
+            (Device::Cpu, found) => return Err(Error::DType { op, found, expected: DType::F32 }),
+            _ => return Err(self.elsewhere(op, Device::Cpu)),
+        }
         match self.elements() {
             Elements::F32(v) => Ok(v),
-            _ => Err(Error::DType { op, found: self.dtype(), expected: DType::F32 }),
+            _ => unreachable!("the type was just compared"),
         }
     }
 
@@ -133,7 +140,7 @@ impl Tensor {
             .expect("a tensor has as many elements as its shape"))
     }
 
-    /// The elements as `f32`, copied.
+    /// The elements as `f32`, copied. Panics as [`elements`](Self::elements) does.
     pub fn to_vec(&self) -> Vec<f32> {
         match self.elements() {
             Elements::F32(v) => v.to_vec(),
@@ -154,7 +161,8 @@ impl Tensor {
         }
     }
 
-    /// The same numbers stored as `dtype`, rounded to nearest even; shares the elements where that is their type already.
+    /// The same numbers stored as `dtype`, rounded to nearest even; shares the elements where that is their type already, and
+    /// panics as [`elements`](Self::elements) does where it is not.
     pub fn to_dtype(&self, dtype: DType) -> Tensor {
         if dtype == self.dtype() {
             return self.detach();
@@ -168,7 +176,7 @@ impl Tensor {
         Self::over(Storage::Cpu(storage), &self.shape)
     }
 
-    /// The elements as little-endian bytes in their own type, copied.
+    /// The elements as little-endian bytes in their own type, copied. Panics as [`elements`](Self::elements) does.
     pub fn to_bytes(&self) -> Vec<u8> {
         match self.elements() {
             Elements::F32(v) => bytemuck::cast_slice(v).to_vec(),
@@ -177,10 +185,10 @@ impl Tensor {
         }
     }
 
-    /// The only element of a tensor of one.
+    /// The only element of a tensor of one. On a device this waits for all that is queued.
     pub fn item(&self) -> Result<f32> {
         match self.numel() {
-            1 => Ok(self.to_vec()[0]),
+            1 => Ok(self.to_device(Device::Cpu)?.to_vec()[0]),
             _ => Err(Error::shape("item", "tensor", &self.shape, "one element")),
         }
     }
@@ -206,7 +214,8 @@ impl Tensor {
         Ok(Tensor { shape, offset, ..self.detach() })
     }
 
-    /// Overwrites rows from `start` on with those of an `f32` tensor as wide; in place where nobody shares the elements.
+    /// Overwrites rows from `start` on with those of a tensor as wide, of the same type and device (`f32` on the processor); in place
+    /// where nobody shares the elements.
     pub fn write_rows(&mut self, start: usize, rows: &Tensor) -> Result<()> {
         let width: usize = self.shape[1..].iter().product();
         if rows.shape.len() != self.shape.len() || rows.shape[1..] != self.shape[1..] {
@@ -215,6 +224,9 @@ impl Tensor {
         if start + rows.shape[0] > self.shape[0] {
             let found = format!("rows {start}..{} for {} rows", start + rows.shape[0], self.shape[0]);
             return Err(Error::argument("write_rows", found));
+        }
+        if let Some(buffer) = self.buffer_mut()? {
+            return rows.copy_into(buffer, start * width);
         }
         let from = rows.as_f32("write_rows")?;
         self.make_mut()[start * width..][..from.len()].copy_from_slice(from);

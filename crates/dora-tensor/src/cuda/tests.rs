@@ -1,0 +1,341 @@
+//! Every operation on the host driver against its body on the CPU: values and gradients, in f32 and in bf16, at odd sizes.
+
+use super::Cuda;
+use crate::gradcheck::{Input, compare};
+use crate::ops::{
+    AdamW, AttentionShape, Clip, Documents, Dropout, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable, attention,
+    attention_cached, cross_entropy, dora_linear, dora_norms, dropout, embedding, linear, lora_linear, losses_at,
+    merged, pointwise, residual, rms_norm, rope, swiglu,
+};
+use crate::rng::Stream;
+use crate::tape::{Edge, GradientSlot};
+use crate::{
+    DType, DenseWeight, Device, Nf4Options, Nf4Weight, Parameter, Result, Role, Tensor, Weight, checkpoint, no_grad,
+};
+use dora_kernels::host::HostDriver;
+use std::sync::{Arc, LazyLock};
+
+/// Devices with activations of f32 and bf16, and the error allowed on each, relative to the largest element.
+static DEVICES: LazyLock<[(Cuda, f64); 2]> = LazyLock::new(|| {
+    let device = |dtype| {
+        let driver = Arc::new(HostDriver::new(1).expect("a C++ compiler is on this machine"));
+        Cuda::new(format!("host ({dtype})"), driver, dtype)
+    };
+    [(device(DType::F32), 2e-5), (device(DType::BF16), 2e-2)]
+});
+
+/// What an input is, which decides its type on a device.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Activation,
+    Parameter,
+}
+use Kind::{Activation, Parameter as Trained};
+
+fn normal(stream: u64, shape: &[usize]) -> Input {
+    Input::normal(77, stream, shape)
+}
+
+/// Holds value and gradients of `f` on every device to those on the CPU. The CPU sees activations as they are once rounded.
+fn agree(what: &str, inputs: &[(Kind, Input)], f: impl Fn(Device, &[Tensor]) -> Result<Tensor>) {
+    for &(gpu, tolerance) in DEVICES.iter() {
+        let run = |device: Device| {
+            let slots: Vec<Arc<GradientSlot>> = inputs.iter().map(|_| Arc::default()).collect();
+            let leaf = |((kind, input), slot): (&(Kind, Input), &Arc<GradientSlot>)| {
+                let dtype = if *kind == Activation { gpu.activations() } else { DType::F32 };
+                let rounded = input.tensor().to_dtype(dtype);
+                let tensor = if device == Device::Cpu { rounded.to_dtype(DType::F32) } else { rounded };
+                tensor.to_device(device).unwrap().with_origin(Some(Edge::Leaf(slot.clone())))
+            };
+            let leaves: Vec<Tensor> = inputs.iter().zip(&slots).map(leaf).collect();
+            let y = f(device, &leaves).unwrap_or_else(|e| panic!("{what} on {device}: {e}"));
+            let dtype = if device == Device::Cpu { DType::F32 } else { y.dtype() };
+            let dy = normal(99, y.shape()).tensor().to_dtype(gpu.activations()).to_dtype(dtype);
+            y.backward_from(dy.to_device(device).unwrap()).unwrap_or_else(|e| panic!("{what} on {device}: {e}"));
+            let gradient = |slot: &Arc<GradientSlot>| {
+                let gradient = slot.0.lock().unwrap().take();
+                gradient.unwrap_or_else(|| panic!("{what} on {device}: an input has no gradient"))
+            };
+            (y.detach(), slots.iter().map(gradient).collect::<Vec<_>>())
+        };
+        let (y, gradients) = run(Device::Cuda(gpu));
+        let (want_y, want) = run(Device::Cpu);
+        let close = |part: &str, found: &Tensor, want: &Tensor| {
+            assert_eq!(found.device(), Device::Cuda(gpu), "{what} {part}");
+            compare(&format!("{what} {part} on {gpu:?}"), &host(found), &wide(want), tolerance);
+        };
+        close("output", &y, &want_y);
+        for (i, (found, want)) in gradients.iter().zip(&want).enumerate() {
+            assert_eq!(found.dtype(), if inputs[i].0 == Trained { DType::F32 } else { gpu.activations() });
+            close(&format!("gradient {i}"), found, want);
+        }
+    }
+}
+
+fn host(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_device(Device::Cpu).unwrap().to_vec()
+}
+
+fn wide(tensor: &Tensor) -> Vec<f64> {
+    host(tensor).into_iter().map(f64::from).collect()
+}
+
+fn dense(device: Device, stored: &Tensor) -> Arc<dyn Weight> {
+    Arc::new(DenseWeight::new(stored.to_device(device).unwrap()).unwrap())
+}
+
+/// Weights (out, in) of every precision, on a device.
+fn weights(device: Device, (out, inner): (usize, usize)) -> Vec<Arc<dyn Weight>> {
+    let matrix = normal(50, &[out, inner]).tensor();
+    let stored = [DType::F32, DType::BF16, DType::F16].map(|dtype| dense(device, &matrix.to_dtype(dtype)));
+    let nf4 = [true, false].map(|double_quant| {
+        let options = Nf4Options { block_size: 64, double_quant };
+        Nf4Weight::quantize(&matrix, options).unwrap().on(device).unwrap()
+    });
+    stored.into_iter().chain(nf4).collect()
+}
+
+/// (n, in, out).
+const SIZES: [(usize, usize, usize); 3] = [(1, 3, 2), (5, 37, 19), (67, 40, 24)];
+
+#[test]
+fn linear_layers_agree() {
+    for (n, inner, out) in SIZES {
+        let (x, b) = ((Activation, normal(0, &[n, inner])), (Trained, normal(2, &[out])));
+        let inputs = [x.clone(), (Trained, normal(1, &[out, inner])), b.clone()];
+        agree("linear", &inputs, |_, t| linear(&t[0], &Matrix::Trained(t[1].clone()), Some(&t[2])));
+        for which in 0..5 {
+            agree(&format!("linear over weight {which}"), &[x.clone(), b.clone()], |device, t| {
+                linear(&t[0], &Matrix::Frozen(weights(device, (out, inner))[which].clone()), Some(&t[1]))
+            });
+        }
+    }
+}
+
+fn masks() -> [Option<Dropout>; 2] {
+    [None, Some(Dropout::new(0.25, Stream { seed: 1 << 40 | 3, step: 5, op: 2 }).unwrap())]
+}
+
+#[test]
+fn low_rank_updates_agree() {
+    for (n, inner, out) in SIZES {
+        for (dropout, rank) in masks().into_iter().zip([3, 8]) {
+            let inputs = [
+                (Activation, normal(0, &[n, inner])),
+                (Trained, normal(1, &[rank, inner])),
+                (Trained, normal(2, &[out, rank])),
+                (Trained, normal(3, &[out])),
+            ];
+            agree("lora", &inputs, |device, t| {
+                let update = LowRank { a: t[1].clone(), b: t[2].clone(), scaling: 0.5, dropout };
+                lora_linear(&t[0], &weights(device, (out, inner))[3], Some(&t[3]), &update)
+            });
+        }
+    }
+}
+
+/// With a row of W + sBA that is zero (W's row is, and B's), and one whose magnitude vanishes.
+#[test]
+fn dora_agrees() {
+    for (n, inner, out) in SIZES {
+        for (dropout, rank) in masks().into_iter().zip([3, 8]) {
+            let zero = |stream, width: usize| {
+                let mut v = normal(stream, &[out, width]).tensor().to_vec();
+                v[..width].fill(0.0);
+                v
+            };
+            let mut m: Vec<f32> = normal(4, &[out]).tensor().to_vec();
+            m[out - 1] = 0.0;
+            let b = Input::new(&[out, rank], zero(2, rank));
+            let inputs = [
+                (Activation, normal(0, &[n, inner])),
+                (Trained, normal(1, &[rank, inner])),
+                (Trained, b),
+                (Trained, Input::new(&[out], m)),
+                (Trained, normal(3, &[out])),
+            ];
+            let w = Tensor::of(zero(50, inner), &[out, inner]).to_dtype(DType::BF16);
+            for known in [false, true] {
+                agree("dora", &inputs, |device, t| {
+                    let update = LowRank { a: t[1].clone(), b: t[2].clone(), scaling: 0.5, dropout };
+                    let weight = dense(device, &w);
+                    let base = weight.row_norms_squared()?;
+                    let n = dora_norms(&weight, &update, &base)?;
+                    let norms = if known { Norms::Known(&n) } else { Norms::From(&base) };
+                    Ok(dora_linear(&t[0], &weight, Some(&t[4]), &update, &t[3], norms)?.0)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn merged_weights_agree() {
+    let (inner, out, rank) = (37, 19, 3);
+    for &(gpu, _) in DEVICES.iter() {
+        let merge = |device: Device, with_m: bool, which: usize| {
+            let on = |stream, shape: &[usize]| normal(stream, shape).tensor().to_device(device).unwrap();
+            let update = LowRank { a: on(1, &[rank, inner]), b: on(2, &[out, rank]), scaling: 0.5, dropout: None };
+            let m = with_m.then(|| on(3, &[out]));
+            host(&merged(&*weights(device, (out, inner))[which], &update, m.as_ref()).unwrap())
+        };
+        for which in 0..5 {
+            for with_m in [false, true] {
+                let want: Vec<f64> = merge(Device::Cpu, with_m, which).into_iter().map(f64::from).collect();
+                compare("merged", &merge(Device::Cuda(gpu), with_m, which), &want, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn norms_positions_and_gates_agree() {
+    for (n, width) in [(1, 8), (67, 24), (5, 40)] {
+        let x = (Activation, normal(0, &[n, width]));
+        agree("rms_norm", &[x.clone(), (Trained, normal(1, &[width]))], |_, t| rms_norm(&t[0], &t[1], 1e-5));
+        let positions: Vec<u32> = (0..n as u32).map(|i| i * 7 % 11).collect();
+        let table = RopeTable::new(&[1.0, 0.3, 0.1, 0.02], 11);
+        agree("rope", std::slice::from_ref(&x), |device, t| {
+            rope(&t[0], &Arc::new(positions.clone().into()), &Arc::new(table.to_device(device)?))
+        });
+        let two = [x.clone(), (Activation, normal(1, &[n, width]))];
+        agree("swiglu", &two, |_, t| swiglu(&t[0], &t[1]));
+        agree("residual", &two, |_, t| residual(&t[0], swiglu(&t[1], &t[1])?));
+        for row in [const { &Pointwise::ADD }, const { &Pointwise::SUB }, const { &Pointwise::MUL }] {
+            agree(row.name, &two, |_, t| pointwise(row, &t[0], &t[1]));
+        }
+        agree("dropout", &[x], |_, t| dropout(&t[0], masks()[1].unwrap()));
+    }
+}
+
+#[test]
+fn attention_agrees() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16 };
+    let lengths = [5, 1, 70];
+    let inputs = [64, 32, 32].map(|width| (Activation, normal(width as u64, &[76, width])));
+    agree("attention", &inputs, |_, t| {
+        attention(&t[0], &t[1], &t[2], &Arc::new(Documents::new(&lengths)), shape, shape.scale())
+    });
+    for &(gpu, tolerance) in DEVICES.iter() {
+        for n in [1, 3, 76] {
+            let run = |device: Device| {
+                let dtype = if device == Device::Cpu { DType::F32 } else { gpu.activations() };
+                let on = |(_, input): &(Kind, Input)| {
+                    input.tensor().to_dtype(gpu.activations()).to_dtype(DType::F32).to_dtype(dtype).to_device(device)
+                };
+                let [q, k, v] = [0, 1, 2].map(|i| on(&inputs[i]).unwrap());
+                let document = Documents::continued(76 - n, n);
+                let q = q.rows(76 - n, n).unwrap();
+                attention_cached(&q, &k, &v, &document, shape, shape.scale()).unwrap()
+            };
+            compare("cached", &host(&run(Device::Cuda(gpu))), &wide(&run(Device::Cpu)), tolerance);
+        }
+    }
+}
+
+#[test]
+fn heads_without_kernels_are_refused() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 24 };
+    let refusals = DEVICES.map(|(gpu, _)| shape.check(Device::Cuda(gpu)).unwrap_err().to_string());
+    assert_eq!(refusals[0], "attention: heads of 24 f32 elements, expected a power of two from 4 to 128");
+    assert_eq!(refusals[1], "attention: heads of 24 elements, expected 16, 32, 64 or 128");
+    shape.check(Device::Cpu).unwrap();
+}
+
+#[test]
+fn embeddings_and_losses_agree() {
+    let (n, vocab, width) = (67, 101, 24);
+    let ids: Vec<u32> = (0..n as u32).map(|i| i * i % 13).collect();
+    agree("embedding", &[(Trained, normal(0, &[vocab, width]))], |_, t| embedding(&ids, &t[0]));
+    let targets: Vec<i32> = (0..n as i32).map(|i| if i % 3 == 0 { -100 } else { i * i % 101 }).collect();
+    let hidden = (Activation, normal(1, &[n, width]));
+    let trained = [hidden.clone(), (Trained, normal(2, &[vocab, width]))];
+    agree("cross_entropy", &trained, |_, t| cross_entropy(&t[0], &Matrix::Trained(t[1].clone()), &targets, 31.0));
+    let table = normal(2, &[vocab, width]).tensor().to_dtype(DType::BF16);
+    let head = |device: Device| Matrix::Frozen(dense(device, &table));
+    agree("cross_entropy, frozen", std::slice::from_ref(&hidden), |device, t| {
+        cross_entropy(&t[0], &head(device), &targets, 31.0)
+    });
+    let at = [(3, 5), (3, 100), (66, 0)];
+    for &(gpu, tolerance) in DEVICES.iter() {
+        let rounded = hidden.1.tensor().to_dtype(gpu.activations());
+        let found = losses_at(&rounded.to_device(Device::Cuda(gpu)).unwrap(), &head(Device::Cuda(gpu)), &at).unwrap();
+        let want = losses_at(&rounded.to_dtype(DType::F32), &head(Device::Cpu), &at).unwrap();
+        let want: Vec<f64> = want.into_iter().map(f64::from).collect();
+        compare("losses", &found, &want, tolerance);
+    }
+}
+
+#[test]
+fn a_recomputed_block_gives_the_very_same_gradients() {
+    for &(gpu, _) in DEVICES.iter() {
+        let on = |stream, shape: &[usize]| normal(stream, shape).tensor().to_device(Device::Cuda(gpu)).unwrap();
+        let x = on(0, &[7, 8]).cast(gpu.activations()).unwrap();
+        let run = |recompute: bool| {
+            let w = Parameter::new("w", Role::Matrix, on(1, &[8, 8])).unwrap();
+            let inner = w.clone();
+            let block = move |x: &Tensor| {
+                let y = linear(x, &Matrix::Trained(inner.tensor()), None)?;
+                residual(x, swiglu(&y, &y)?)
+            };
+            let y = if recompute { checkpoint(&x, true, block) } else { block(&x) }.unwrap();
+            y.backward_from(x.clone()).unwrap();
+            (host(&y), host(&w.take_gradient().unwrap()))
+        };
+        assert_eq!(run(true), run(false));
+    }
+}
+
+#[test]
+fn updates_agree_and_what_is_not_finite_changes_nothing() {
+    let shapes: [&[usize]; 3] = [&[3, 7], &[1], &[40, 501]];
+    for &(gpu, _) in DEVICES.iter() {
+        let run = |device: Device, most: f64| {
+            let on = |stream, shape: &[usize]| normal(stream, shape).tensor().to_device(device).unwrap();
+            let parameters = shapes.map(|shape| Parameter::new("p", Role::Matrix, on(1, shape)).unwrap());
+            let mut moments = parameters.each_ref().map(|p| Moments::new(p).unwrap());
+            let mut norms = Vec::new();
+            for step in 1..=3 {
+                let gradients = shapes.map(|shape| on(step + 1, shape));
+                let clip = Clip::new(&gradients, most).unwrap();
+                let adamw = AdamW { lr: 0.01, weight_decay: 0.1, betas: [0.9, 0.999], eps: 1e-8, step };
+                for ((p, g), m) in parameters.iter().zip(&gradients).zip(&mut moments) {
+                    adamw.update(p, g, m, &clip).unwrap();
+                }
+                norms.push(clip.norm().unwrap() as f32);
+            }
+            let good = parameters.each_ref().map(|p| host(&p.value()));
+            let mut spoilt = normal(9, shapes[2]).tensor().to_vec();
+            spoilt[20_039] = f32::INFINITY;
+            let spoilt = Tensor::of(spoilt, shapes[2]).to_device(device).unwrap();
+            let clip = Clip::new(std::slice::from_ref(&spoilt), most).unwrap();
+            let adamw = AdamW { lr: 0.01, weight_decay: 0.1, betas: [0.9, 0.999], eps: 1e-8, step: 4 };
+            adamw.update(&parameters[2], &spoilt, &mut moments[2], &clip).unwrap();
+            assert!(!clip.norm().unwrap().is_finite());
+            assert_eq!(host(&parameters[2].value()), good[2]);
+            good.concat().into_iter().chain(norms).collect::<Vec<f32>>()
+        };
+        for most in [0.0, 1.5] {
+            let want: Vec<f64> = run(Device::Cpu, most).into_iter().map(f64::from).collect();
+            compare("parameters", &run(Device::Cuda(gpu), most), &want, 2e-6);
+        }
+    }
+}
+
+#[test]
+fn elements_are_shared_until_somebody_writes() {
+    for &(gpu, _) in DEVICES.iter() {
+        let on = |t: Tensor| t.to_dtype(gpu.activations()).to_device(Device::Cuda(gpu)).unwrap();
+        let mut cache = Tensor::zeros_on(Device::Cuda(gpu), &[3, 2]).unwrap();
+        let row = on(Tensor::of(vec![1.0, 2.0], &[1, 2]));
+        cache.write_rows(1, &row).unwrap();
+        let view = cache.rows(1, 1).unwrap();
+        cache.write_rows(2, &row).unwrap();
+        cache.write_rows(1, &on(Tensor::zeros(&[1, 2]))).unwrap();
+        assert_eq!((host(&view), host(&cache)), (vec![1.0, 2.0], vec![0.0, 0.0, 0.0, 0.0, 1.0, 2.0]));
+        let error = no_grad(|| swiglu(&row, &Tensor::zeros(&[1, 2]))).unwrap_err().to_string();
+        assert_eq!(error, format!("swiglu: an operand lies on cpu, expected {}", gpu.name()));
+        let error = no_grad(|| swiglu(&Tensor::zeros(&[1, 2]), &row)).unwrap_err().to_string();
+        assert_eq!(error, format!("swiglu: an operand lies on {}, expected cpu", gpu.name()));
+    }
+}

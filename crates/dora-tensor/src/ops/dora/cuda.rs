@@ -1,0 +1,149 @@
+//! DoRA on a device: the base product, then one pass over y. The backward pass scales dy first, and dz = g ⊙ dy goes through the
+//! low-rank update as LoRA's does. Columns whose m is next to 0 are found, and their dm computed from z, by the device.
+
+use super::{Dora, Kept, Norms};
+use crate::cuda::{accumulate, product};
+use crate::ops::LowRank;
+use crate::ops::linear::cuda::row_sum;
+use crate::ops::lora::cuda::{Gradients, add_low_rank, gradients};
+use crate::{Cuda, DType, Result, Tensor, Weight};
+use dora_kernels::launch::{
+    self, DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraNorms, DoraVanished, dora_strips,
+};
+use dora_kernels::{Buffer, Element};
+
+/// A layer's base, update and magnitudes.
+pub(super) struct Layer<'a> {
+    pub weight: &'a dyn Weight,
+    pub update: &'a LowRank,
+    pub magnitude: &'a Tensor,
+    pub norms: Norms<'a>,
+    pub bias: Option<&'a Tensor>,
+}
+
+/// Gives y, z̃ with dropout, and the norms. h belongs to the dropped x where there is one.
+pub(super) fn forward(
+    gpu: Cuda,
+    x: &Tensor,
+    dropped: Option<&Tensor>,
+    h: &Tensor,
+    layer: &Layer,
+) -> Result<(Tensor, Option<Tensor>, Tensor)> {
+    let Layer { weight, update, magnitude, norms, bias } = layer;
+    let dtype = x.dtype();
+    // Where W has to be widened for the norms, the products read the same copy.
+    let w = match norms {
+        Norms::From(_) => Some(weight.materialized()?),
+        Norms::Known(_) => None,
+    };
+    let apply = |x: &Tensor| match &w {
+        Some(w) => product(gpu, x.plain(), w.transposed(), 1.0, dtype),
+        None => weight.apply(x),
+    };
+    let n = match (norms, &w) {
+        (Norms::From(base), Some(w)) => self::norms(gpu, w, update, base)?,
+        (Norms::Known(n) | Norms::From(n), _) => (*n).clone(),
+    };
+    let low = product(gpu, h.plain(), update.b.cast(dtype)?.transposed(), 1.0, dtype)?;
+    let mut y = apply(x)?;
+    let mut z = dropped.map(apply).transpose()?;
+    let bias = bias.map(|b| b.on(gpu, "dora")).transpose()?;
+    let columns = DoraColumns { m: magnitude.on(gpu, "dora")?, n: n.on(gpu, "dora")?, bias };
+    let (driver, low, scaling) = (&**gpu.driver(), low.on(gpu, "dora")?, update.scaling);
+    let to = y.write(gpu, "dora")?;
+    match &mut z {
+        None => launch::dora_compose(driver, DoraCompose { z: None, low, scaling, columns, y: to })?,
+        Some(z) => {
+            let z = z.write(gpu, "dora")?;
+            launch::dora_compose_dropout(driver, DoraComposeDropout { base: None, z, low, scaling, columns, y: to })?;
+        }
+    }
+    Ok((y, z, n))
+}
+
+/// Norms (out) of the rows of W + sBA, where `base` holds ‖W‖² (out).
+pub(super) fn norms(gpu: Cuda, w: &Tensor, update: &LowRank, base: &Tensor) -> Result<Tensor> {
+    let cross = product(gpu, update.a.cast(w.dtype())?.plain(), w.transposed(), 1.0, DType::F32)?;
+    let gram = product(gpu, update.a.plain(), update.a.transposed(), 1.0, DType::F32)?;
+    let mut n = gpu.room(DType::F32, base.shape())?;
+    let operands = DoraNorms {
+        base: base.on(gpu, "dora")?,
+        cross: cross.on(gpu, "dora")?,
+        gram: gram.on(gpu, "dora")?,
+        w: w.on(gpu, "dora")?,
+        a: update.a.on(gpu, "dora")?,
+        b: update.b.on(gpu, "dora")?,
+        scaling: update.scaling,
+        n: n.write(gpu, "dora")?,
+    };
+    launch::dora_norms(&**gpu.driver(), operands)?;
+    Ok(n)
+}
+
+/// Gradients of x, A, B, m and b.
+pub(super) fn backward(gpu: Cuda, op: Dora, dy: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
+    let Dora { x, h, output, weight, bias, update, magnitude, norms } = op;
+    let (x, w, driver) = (x.get()?, weight.materialized()?, &**gpu.driver());
+    let ((rows, width), dtype) = (dy.dims2("dora", "dy")?, dy.dtype());
+    let (value, from_output) = match &output {
+        Kept::Output(y) => (y.lock().expect("no pass panicked").get()?, true),
+        Kept::Dropped(z) => (z.clone(), false),
+    };
+    // z has no bias in it.
+    let bias = bias.filter(|_| from_output);
+    let bias = bias.as_ref().map(|b| b.on(gpu, "dora")).transpose()?;
+    let columns = DoraColumns { m: magnitude.on(gpu, "dora")?, n: norms.on(gpu, "dora")?, bias };
+    let mut dz = gpu.room(dtype, dy.shape())?;
+    let mut rest = update.dropout.map(|_| gpu.room(dtype, dy.shape())).transpose()?;
+    let mut partial = Buffer::new(gpu.driver(), Element::F32, dora_strips(rows) * width)?;
+    let operands = DoraBackward {
+        dy: Some(dy.on(gpu, "dora")?),
+        value: value.on(gpu, "dora")?,
+        columns,
+        dz: dz.write(gpu, "dora")?,
+        rest: rest.as_mut().map(|rest| rest.write(gpu, "dora")).transpose()?,
+        partial: partial.view_mut(),
+    };
+    launch::dora_backward(driver, operands)?;
+    let mut dm = gpu.room(DType::F32, &[width])?;
+    launch::dora_magnitude(driver, partial.view(), &columns, from_output, dm.write(gpu, "dora")?)?;
+    if from_output {
+        let b = update.b.cast(dtype)?;
+        let operands = DoraVanished {
+            dy: dy.on(gpu, "dora")?,
+            x: x.on(gpu, "dora")?,
+            h: h.on(gpu, "dora")?,
+            w: w.on(gpu, "dora")?,
+            b: b.on(gpu, "dora")?,
+            scaling: update.scaling,
+            columns,
+            dm: dm.write(gpu, "dora")?,
+        };
+        launch::dora_vanished(driver, operands)?;
+    }
+    let Gradients { a, b, h: dh } = gradients(gpu, &update, &x, &h, &dz)?;
+    let dx = match (needs[0], rest) {
+        (false, _) => None,
+        (true, None) => {
+            let dx = product(gpu, dz.plain(), w.plain(), 1.0, dtype)?;
+            Some(add_low_rank(gpu, &update, &dh, dx, None)?)
+        }
+        (true, Some(rest)) => {
+            let dx = product(gpu, dy.plain(), w.plain(), 1.0, dtype)?;
+            let through = product(gpu, rest.plain(), w.plain(), 1.0, dtype)?;
+            Some(add_low_rank(gpu, &update, &dh, dx, Some(through))?)
+        }
+    };
+    let dbias = needs[4].then(|| row_sum(gpu, &dy)).transpose()?;
+    Ok(vec![dx, Some(a), Some(b), Some(dm), dbias])
+}
+
+/// w (out, in) of `f32` becomes w + sBA, or g ⊙ (w + sBA) for magnitudes.
+pub(super) fn merge(gpu: Cuda, w: &mut Tensor, update: &LowRank, magnitude: Option<&Tensor>) -> Result<()> {
+    accumulate(gpu, update.b.plain(), update.a.plain(), update.scaling, w)?;
+    if let Some(m) = magnitude {
+        m.expect_shape("merge", "magnitude", &w.shape()[..1])?;
+        launch::dora_merge(&**gpu.driver(), w.write(gpu, "merge")?, m.on(gpu, "merge")?)?;
+    }
+    Ok(())
+}
