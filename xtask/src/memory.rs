@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use dora_gpu_check::synth;
 use dora_models::published;
-use dora_tensor::rng::Philox;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::synth_model;
 
 /// Arguments of `cargo xtask memory`.
 #[derive(clap::Args)]
@@ -39,12 +38,12 @@ const TOLERANCE: f64 = 0.1;
 pub fn run(root: &Path, args: &Args) -> Result<()> {
     let model = args.dir.join(&args.config);
     if !model.join("config.json").exists() {
-        synth_model::write(root, &args.config, &model, 0)?;
+        synth::checkpoint(&args.config, &model, 0)?;
     }
     let shape = published::find(&args.config).with_context(|| format!("no shape is called {:?}", args.config))?;
     let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
     let rows = args.dir.join("rows.jsonl");
-    std::fs::write(&rows, random_rows(3 * args.batch_size, args.seq_len, vocabulary)?)?;
+    std::fs::write(&rows, synth::rows(3 * args.batch_size, args.seq_len, vocabulary))?;
     println!("{:<8} {:<14} {:>12} {:>12} {:>8}", "method", "checkpointing", "predicted MB", "measured MB", "off");
     let mut worst = 0f64;
     for method in &args.methods {
@@ -86,15 +85,4 @@ fn peaks(root: &Path, args: &Args, model: &Path, rows: &Path, method: &str, chec
     let record: Value = serde_json::from_slice(&ran.stdout).context("reading what dora train printed")?;
     let number = |value: &Value| value.as_f64().with_context(|| format!("a peak is {value}, expected a number"));
     Ok((number(&record["predicted_peak_mb"])?, number(&record["results"]["peak_rss_mb"])?))
-}
-
-/// Rows of random ids, all labelled.
-fn random_rows(rows: usize, tokens: usize, vocabulary: usize) -> Result<String> {
-    let mut rng = Philox::new(0, 0);
-    let mut text = String::new();
-    for _ in 0..rows {
-        let ids: Vec<u64> = (0..tokens).map(|_| rng.below(vocabulary as u64)).collect();
-        text.push_str(&format!("{}\n", json!({ "input_ids": ids, "labels": ids })));
-    }
-    Ok(text)
 }
