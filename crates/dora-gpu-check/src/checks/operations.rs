@@ -53,13 +53,13 @@ fn rows(suite: &mut Suite) -> Result<()> {
 }
 
 /// A frozen weight (out, in) as it is stored.
-fn stored(suite: &Suite, dtype: DType, shape: &[usize]) -> impl Fn(Device) -> dora_tensor::Result<Arc<dyn Weight>> {
+fn stored(suite: &Suite, dtype: DType, shape: &[usize]) -> impl Fn(Device) -> dora_tensor::Result<Arc<dyn Weight>> + use<> {
     let matrix = suite.normal(50, shape).to_dtype(dtype);
     move |device| Ok(Arc::new(DenseWeight::new(matrix.to_device(device)?)?) as Arc<dyn Weight>)
 }
 
 /// A frozen weight in 4 bits.
-fn quantized(suite: &Suite, double_quant: bool, shape: &[usize]) -> impl Fn(Device) -> dora_tensor::Result<Arc<dyn Weight>> {
+fn quantized(suite: &Suite, double_quant: bool, shape: &[usize]) -> impl Fn(Device) -> dora_tensor::Result<Arc<dyn Weight>> + use<> {
     let matrix = suite.normal(50, shape);
     move |device| Nf4Weight::quantize(&matrix, Nf4Options { block_size: 64, double_quant })?.on(device)
 }
