@@ -92,7 +92,8 @@ fn train(device: Device, (_, nf4, lora_dropout): (&str, bool, f64), output: &Pat
     let adapter = Adapter::begin(&mut model, config, &[], 3).unwrap();
     let (train, held_out) = (rows("persona-train.jsonl", 2 * STEPS), rows("persona-heldout.jsonl", 2));
     let one = 1.try_into().unwrap();
-    let plan = PlanOptions { batch_size: one, grad_accum: 2.try_into().unwrap(), pack_to: None, shuffle: true, seed: 1 };
+    let plan =
+        PlanOptions { batch_size: one, grad_accum: 2.try_into().unwrap(), pack_to: None, shuffle: true, seed: 1 };
     let options = RunOptions {
         steps: STEPS,
         optimizer: OptimizerOptions { lr: 2e-3, lr_magnitude: 1e-3, weight_decay: 0.01, max_grad_norm: 1.0 },

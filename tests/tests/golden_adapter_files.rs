@@ -159,7 +159,15 @@ fn merged_weights_are_those_of_peft_and_compute_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let output = dir.path();
         let (_, layers) = factors::read(&case.adapter_dir(), model.shape(), &[]).unwrap();
-        merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, output, MergeBase::Stored, Device::Cpu).unwrap();
+        merge(
+            &case.model_dir(),
+            load_frozen(&case.model_dir()).shape(),
+            &layers,
+            output,
+            MergeBase::Stored,
+            Device::Cpu,
+        )
+        .unwrap();
 
         let [merged, base] = [output, &case.model_dir()].map(|dir: &Path| Checkpoint::open(dir).unwrap());
         assert!(merged.names().eq(base.names()));
@@ -188,7 +196,15 @@ fn zero_rows_merge_to_zero_rows() {
     let case = Case::open("dora_zero_rows");
     let dir = tempfile::tempdir().unwrap();
     let (_, layers) = factors::read(&case.adapter_dir(), load_frozen(&case.model_dir()).shape(), &[]).unwrap();
-    merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, dir.path(), MergeBase::Stored, Device::Cpu).unwrap();
+    merge(
+        &case.model_dir(),
+        load_frozen(&case.model_dir()).shape(),
+        &layers,
+        dir.path(),
+        MergeBase::Stored,
+        Device::Cpu,
+    )
+    .unwrap();
     let merged = Checkpoint::open(dir.path()).unwrap();
     for (module, rows) in case.json["zero_rows"].as_object().unwrap() {
         let weight = merged.tensor(&format!("{module}.weight")).unwrap();
@@ -209,8 +225,15 @@ fn a_fresh_adapter_merges_to_the_base_in_its_own_types() {
             let (saved, output) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             adapter.save(saved.path()).unwrap();
             let (_, layers) = factors::read(saved.path(), model.shape(), &[]).unwrap();
-            merge(&case.model_dir(), load_frozen(&case.model_dir()).shape(), &layers, output.path(), MergeBase::Stored, Device::Cpu)
-                .unwrap();
+            merge(
+                &case.model_dir(),
+                load_frozen(&case.model_dir()).shape(),
+                &layers,
+                output.path(),
+                MergeBase::Stored,
+                Device::Cpu,
+            )
+            .unwrap();
             let [merged, base] = [output.path(), &case.model_dir()].map(|dir| Checkpoint::open(dir).unwrap());
             for tensor in base.names() {
                 assert_eq!(base.tensor(tensor).unwrap().dtype(), dtype);
@@ -220,7 +243,8 @@ fn a_fresh_adapter_merges_to_the_base_in_its_own_types() {
                     &base.tensor(tensor).unwrap(),
                 );
             }
-            let trained = LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu };
+            let trained =
+                LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu };
             assert_eq!(load(output.path(), trained).parameters().len(), base.names().count());
         }
     }

@@ -42,7 +42,11 @@ fn hidden_states_logits_and_loss() {
         let batch = case.batch();
         let mut model = load(
             &case.model_dir(),
-            LoadOptions { weights: WeightOptions { dtype: Some(DType::F32), nf4: None }, trained: false, device: Device::Cpu },
+            LoadOptions {
+                weights: WeightOptions { dtype: Some(DType::F32), nf4: None },
+                trained: false,
+                device: Device::Cpu,
+            },
         );
         let base = logits(&*model, &batch);
         let _adapter = Adapter::load(&mut *model, &case.adapter_dir(), &[]).unwrap();

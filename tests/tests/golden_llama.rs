@@ -18,11 +18,16 @@ const BACKWARD: f32 = 1e-5;
 
 const CASES: [&str; 4] = ["llama_plain", "llama_tied_bias", "llama_linear_rope_sharded_bf16", "llama_f16"];
 const WITH_GRADIENTS: [&str; 2] = ["llama_plain", "llama_tied_bias"];
-const TRAINED: LoadOptions = LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu };
+const TRAINED: LoadOptions =
+    LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu };
 
 /// As stored, as `f32`, and as parameters.
 fn ways_to_load() -> [(&'static str, LoadOptions); 3] {
-    let f32 = LoadOptions { weights: WeightOptions { dtype: Some(DType::F32), nf4: None }, trained: false, device: Device::Cpu };
+    let f32 = LoadOptions {
+        weights: WeightOptions { dtype: Some(DType::F32), nf4: None },
+        trained: false,
+        device: Device::Cpu,
+    };
     [("stored", LoadOptions::default()), ("f32", f32), ("trained", TRAINED)]
 }
 
@@ -49,8 +54,10 @@ fn frozen_weights_stay_in_the_precision_they_are_stored_in() {
         let batch = case.batch();
         // Rounding the weights once more changes nothing: so they were of that type, and the sums are the same.
         let [stored, rounded] = [None, Some(dtype)].map(|dtype| {
-            let model =
-                load(&case.model_dir(), LoadOptions { weights: WeightOptions { dtype, nf4: None }, trained: false, device: Device::Cpu });
+            let model = load(
+                &case.model_dir(),
+                LoadOptions { weights: WeightOptions { dtype, nf4: None }, trained: false, device: Device::Cpu },
+            );
             assert!(model.parameters().is_empty());
             logits(&*model, &batch)
         });

@@ -158,8 +158,10 @@ fn elements_that_are_not_finite() {
 #[test]
 fn a_base_that_is_trained_itself() {
     let case = Case::open("dora_seven");
-    let mut model =
-        load(&case.model_dir(), LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu });
+    let mut model = load(
+        &case.model_dir(),
+        LoadOptions { weights: WeightOptions { dtype: None, nf4: None }, trained: true, device: Device::Cpu },
+    );
     let message = match Adapter::load(&mut *model, &case.adapter_dir(), &[]) {
         Ok(_) => panic!("the adapter loads"),
         Err(error) => error.to_string(),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dora_gpu_check::checks::{self, Size};
+use dora_gpu_check::speed::{self, Sizes};
 use dora_kernels::Driver;
 use dora_kernels::host::HostDriver;
 use dora_kernels::launch::KERNELS;
@@ -24,5 +25,18 @@ fn kernels_agree_with_the_cpu_and_none_is_left_out() {
         let launched: BTreeSet<String> = host.counters().into_keys().collect();
         let unseen: Vec<String> = entries.filter(|entry| !launched.contains(entry)).collect();
         assert!(unseen.is_empty(), "no check launches {unseen:?}");
+    }
+}
+
+/// The code that measures on a GPU runs; what it measures here says nothing.
+#[test]
+fn speeds_are_measured_of_what_a_step_uses() {
+    let host = Arc::new(HostDriver::new(1).expect("a C++ compiler is on this machine"));
+    let driver: Arc<dyn Driver> = host.clone();
+    let (ceilings, speeds) = speed::all(&driver, &Sizes::SMALL).unwrap();
+    assert!(ceilings.copy_gb_s > 0.0 && ceilings.product_tflop_s > 0.0);
+    assert!(speeds.len() > 20, "{} kernels", speeds.len());
+    for speed in &speeds {
+        assert!(speed.share > 0.0 && speed.gb_s.is_some() != speed.tflop_s.is_some(), "{speed:?}");
     }
 }

@@ -17,7 +17,7 @@ pub fn run(root: &Path) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--release", "--locked"]).current_dir(root);
-    build.args(PROGRAMS.iter().flat_map(|(_, package)| ["-p", package]));
+    build.args(PROGRAMS.iter().flat_map(|(_, package)| ["-p", *package]));
     ensure!(build.status().context("starting cargo")?.success(), "the programs do not build");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
     for (program, _) in PROGRAMS {

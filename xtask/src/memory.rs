@@ -10,7 +10,6 @@ use dora_gpu_check::synth;
 use dora_models::published;
 use serde_json::Value;
 
-
 /// Arguments of `cargo xtask memory`.
 #[derive(clap::Args)]
 pub struct Args {

@@ -75,16 +75,10 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_neither_held_nor_missed() {
-        let speed = |kernel: &str, share| Speed {
-            kernel: kernel.to_owned(),
-            us: 1.0,
-            gb_s: Some(1.0),
-            tflop_s: None,
-            share,
-        };
+        let speed =
+            |kernel: &str, share| Speed { kernel: kernel.to_owned(), us: 1.0, gb_s: Some(1.0), tflop_s: None, share };
         let speeds = [speed(KERNELS[0], 0.79), speed(KERNELS[1], 0.81)];
-        let steps =
-            [step("dora", "dora", Some(1.06)), step("dora", "lora", Some(1.0)), step("peft", "dora", None)];
+        let steps = [step("dora", "dora", Some(1.06)), step("dora", "lora", Some(1.0)), step("peft", "dora", None)];
         let floors = all(&speeds, &steps, &["a"]);
         let outcome: Vec<_> = floors.iter().map(|floor| (floor.found.is_some(), floor.missed())).collect();
         assert_eq!(outcome, [(true, true), (true, false), (false, false), (true, true), (false, false)]);

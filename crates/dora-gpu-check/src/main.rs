@@ -90,7 +90,9 @@ fn print_steps(setup: &Setup, steps: &[Step]) {
     println!("\n{shape}, {batch_size} rows of {tokens} tokens, rank 16, all linear layers{again}");
     for Step { program, method, seconds, tokens_per_s, reason, .. } in steps {
         match (seconds, tokens_per_s, reason) {
-            (Some(seconds), Some(speed), _) => println!("{program:<5} {method:<6} {seconds:>8.3} s {speed:>9.0} tokens/s"),
+            (Some(seconds), Some(speed), _) => {
+                println!("{program:<5} {method:<6} {seconds:>8.3} s {speed:>9.0} tokens/s")
+            }
             (_, _, reason) => println!("{program:<5} {method:<6} not measured: {}", reason.as_deref().unwrap_or("")),
         }
     }

@@ -80,10 +80,9 @@ impl Programs {
         fs::write(&rows, synth::rows(STEPS * setup.batch_size, setup.tokens, vocabulary))?;
         let mut steps = Vec::new();
         for method in METHODS {
-            for (program, measured) in [
-                ("dora", self.ours(setup, &model, &rows, method)),
-                ("peft", self.peft(setup, &model, &rows, method)),
-            ] {
+            for (program, measured) in
+                [("dora", self.ours(setup, &model, &rows, method)), ("peft", self.peft(setup, &model, &rows, method))]
+            {
                 let tokens = (setup.batch_size * setup.tokens) as f64;
                 let (seconds, reason) = match measured {
                     Ok(seconds) => (Some(seconds), None),

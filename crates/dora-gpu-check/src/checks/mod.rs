@@ -6,7 +6,7 @@ mod operations;
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dora_kernels::Driver;
 use dora_tensor::ops::embedding;
 use dora_tensor::rng::Philox;
@@ -82,6 +82,8 @@ struct Suite {
 enum Kind {
     Activation,
     Trained,
+    /// Trained, and about the norm of a row of W: y and b in bf16 leave little of (y − b)/m where m is far smaller.
+    Magnitude,
 }
 
 impl Suite {
@@ -95,6 +97,12 @@ impl Suite {
     /// The numbers that activations on the device hold once rounded.
     fn rounded(&self, tensor: &Tensor) -> Tensor {
         tensor.to_dtype(self.gpu.activations()).to_dtype(DType::F32)
+    }
+
+    /// Normal draws as magnitudes of rows of normal draws.
+    fn about_norm(&self, drawn: &Tensor) -> dora_tensor::Result<Tensor> {
+        let norm = (self.size.width as f32).sqrt();
+        Tensor::from_vec(drawn.to_vec().iter().map(|x| norm * (1.0 + 0.1 * x)).collect(), drawn.shape())
     }
 
     fn push(&mut self, name: &str, error: f64, tolerance: f64) {
@@ -114,11 +122,15 @@ impl Suite {
             let (mut parameters, mut leaves) = (Vec::new(), Vec::new());
             for (i, (kind, shape)) in inputs.iter().enumerate() {
                 let drawn = self.normal(i as u64, shape);
-                let value = if *kind == Kind::Activation { self.rounded(&drawn) } else { drawn };
+                let value = match kind {
+                    Kind::Activation => self.rounded(&drawn),
+                    Kind::Trained => drawn,
+                    Kind::Magnitude => self.about_norm(&drawn)?,
+                };
                 let parameter = Parameter::new(format!("input {i}"), Role::Matrix, value.to_device(device)?)?;
                 leaves.push(match kind {
                     Kind::Activation => embedding(&(0..shape[0] as u32).collect::<Vec<_>>(), &parameter.tensor())?,
-                    Kind::Trained => parameter.tensor(),
+                    Kind::Trained | Kind::Magnitude => parameter.tensor(),
                 });
                 parameters.push(parameter);
             }
@@ -130,7 +142,10 @@ impl Suite {
                     y.backward_from(dy.to_device(device)?)?;
                 }
             }
-            let gradients = parameters.iter().map(|p| p.take_gradient().map_or(Ok(Vec::new()), |g| host(&g)));
+            let gradients = parameters.iter().map(|parameter| {
+                let gradient = parameter.take_gradient();
+                host(&gradient.with_context(|| format!("{name}: {} received no gradient", parameter.name()))?)
+            });
             std::iter::once(host(&y)).chain(gradients).collect()
         };
         let (found, expected) = (run(Device::Cuda(self.gpu))?, run(Device::Cpu)?);

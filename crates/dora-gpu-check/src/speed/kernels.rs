@@ -8,9 +8,9 @@ use dora_kernels::launch::{
     Angles, AttentionDocument, AttentionGradients, AttentionHeads, AttentionInputs, AttentionTiles, DoraBackward,
     DoraColumns, DoraCompose, DoraComposeDropout, Nf4ScalesView, Nf4View, RmsNorm, RmsNormBackward, adamw, add,
     attention_backward, attention_forward, cast, cross_entropy, dora_backward, dora_compose, dora_compose_dropout,
-    dora_row_norms_squared, dora_strips, dropout, embedding, nf4_dequantize, nf4_product, nf4_quantize,
-    parts_of_rows, parts_of_squares, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope,
-    sum_of_squares, swiglu_backward, swiglu_forward,
+    dora_row_norms_squared, dora_strips, dropout, embedding, nf4_dequantize, nf4_product, nf4_quantize, parts_of_rows,
+    parts_of_squares, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope, sum_of_squares,
+    swiglu_backward, swiglu_forward,
 };
 use dora_kernels::{Buffer, Driver};
 
@@ -35,9 +35,7 @@ fn flat(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
     let (mut y, mut z) = (bench.random(BF16, n)?, bench.room(BF16, n)?);
     bench.memory("add_bf16", n, |d| add(d, Some(a.view()), b.view(), y.view_mut()))?;
     bench.memory("swiglu_forward_bf16", n, |d| swiglu_forward(d, a.view(), b.view(), y.view_mut()))?;
-    bench.memory("swiglu_backward_bf16", n, |d| {
-        swiglu_backward(d, a.view(), b.view(), z.view_mut(), y.view_mut())
-    })?;
+    bench.memory("swiglu_backward_bf16", n, |d| swiglu_backward(d, a.view(), b.view(), z.view_mut(), y.view_mut()))?;
     let address = words(bench, 0..4)?;
     bench.memory("dropout_bf16", n, |d| dropout(d, Some(a.view()), 0.1, address.view(), 1, y.view_mut()))?;
     let n = n / 2;
@@ -79,9 +77,7 @@ fn rows(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
     let words_of = bench.random(BF16, vocab * hidden)?;
     let ids: Vec<u8> = (0..tokens).flat_map(|i| (i as u32 * 7919 % vocab as u32).to_le_bytes()).collect();
     let ids = Buffer::from_bytes(bench.clock.driver, U32, &ids)?;
-    bench.memory("embedding_from_bf16_bf16", n, |d| {
-        embedding(d, ids.view(), words_of.view(), vocab, y.view_mut())
-    })?;
+    bench.memory("embedding_from_bf16_bf16", n, |d| embedding(d, ids.view(), words_of.view(), vocab, y.view_mut()))?;
     let (mut logits, mut loss) = (bench.random(BF16, chunk * vocab)?, bench.room(F32, chunk)?);
     let targets = words(bench, 0..chunk)?;
     bench.memory("cross_entropy_bf16", chunk * vocab, |d| {
