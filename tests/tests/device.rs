@@ -125,8 +125,8 @@ fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
 
 #[test]
 fn training_evaluation_generation_and_merging_agree_with_the_cpu() {
-    // Losses of f32 follow from another order of summation; those of bf16 from activations of 8 bits.
-    let devices = [(DType::F32, 1e-4), (DType::BF16, 2e-2)];
+    // f32 sums in another order; bf16 keeps 8 bits of every activation, and two units of the last one are allowed.
+    let devices = [(DType::F32, 1e-4), (DType::BF16, 1.0 / 128.0)];
     thread::scope(|scope| {
         for method in METHODS {
             scope.spawn(move || {
@@ -147,7 +147,7 @@ fn training_evaluation_generation_and_merging_agree_with_the_cpu() {
                     if dtype == DType::F32 {
                         assert_eq!(found.tokens, want.tokens, "{}", what("tokens"));
                     }
-                    merged_models_agree(device, nf4, &path(&what("adapter")), dir.path());
+                    merged_models_agree(device, nf4, &path(&what("adapter")));
                     println!("{}", what(&format!("done in {:.1} s", start.elapsed().as_secs_f64())));
                 }
             });
@@ -156,16 +156,17 @@ fn training_evaluation_generation_and_merging_agree_with_the_cpu() {
 }
 
 /// Merges an adapter on a device and on the CPU, and compares every tensor.
-fn merged_models_agree(device: Device, nf4: bool, adapter: &Path, dir: &Path) {
+fn merged_models_agree(device: Device, nf4: bool, adapter: &Path) {
     let base = assets().join("model");
     let shape = model(Device::Cpu, false).shape().clone();
     let (_, layers) = factors::read(adapter, &shape, &[]).unwrap();
     let merge_base = if nf4 { MergeBase::Dequantized(Nf4Options::default()) } else { MergeBase::Stored };
-    let merged = [Device::Cpu, device].map(|device| {
-        let output = dir.join(format!("merged on {device}"));
-        merge(&base, &shape, &layers, &output, merge_base, device).unwrap();
-        Checkpoint::open(&output).unwrap()
+    let folders = [Device::Cpu, device].map(|device| {
+        let output = tempfile::tempdir().unwrap();
+        merge(&base, &shape, &layers, output.path(), merge_base, device).unwrap();
+        output
     });
+    let merged = folders.each_ref().map(|folder| Checkpoint::open(folder.path()).unwrap());
     let mut changed = 0;
     for name in merged[0].names() {
         let [want, found] = [0, 1].map(|i| merged[i].tensor(name).unwrap().to_vec());

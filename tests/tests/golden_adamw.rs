@@ -24,7 +24,7 @@ fn parameters_follow_pytorch() {
         weight_decay: number(0, "weight_decay"),
         max_grad_norm: case.json["max_norm"].as_f64().unwrap(),
     };
-    let mut optimizer = Optimizer::new(&parameters, options);
+    let mut optimizer = Optimizer::new(&parameters, options).unwrap();
     let norms = case.expected("grad_norm").to_vec();
     for (step, want) in (1..).zip(norms) {
         for parameter in &parameters {

@@ -150,7 +150,7 @@ fn a_cache_gives_the_same_hidden_states() {
         for batch in case.single_documents() {
             let len = batch.input_ids.len();
             for chunk in [1, 3, len] {
-                let mut cache = model.cache(len);
+                let mut cache = model.cache(len).unwrap();
                 for tokens in batch.input_ids.chunks(chunk) {
                     let expected = case.expected("hidden").rows(start + cache.len(), tokens.len()).unwrap();
                     let hidden = model.extend(tokens, &mut cache).unwrap();

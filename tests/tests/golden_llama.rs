@@ -140,7 +140,7 @@ fn a_configuration_as_transformers_4_wrote_it_is_the_same_model() {
 
 /// Hidden states of a document over a cache that grows by `chunk` tokens at a time.
 fn extended(model: &dyn Model, input_ids: &[u32], chunk: usize) -> Tensor {
-    let mut cache = model.cache(input_ids.len());
+    let mut cache = model.cache(input_ids.len()).unwrap();
     let mut hidden = Tensor::zeros(&[input_ids.len(), width(model, input_ids)]);
     for tokens in input_ids.chunks(chunk) {
         let start = cache.len();

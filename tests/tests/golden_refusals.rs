@@ -6,7 +6,7 @@ use std::path::Path;
 use dora_adapters::Adapter;
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
-use dora_tensor::Tensor;
+use dora_tensor::{Device, Tensor};
 use dora_tests::{Case, PEFT_PREFIX, assert_same, edited_adapter, load, load_frozen, logits};
 use serde_json::{Value, json};
 

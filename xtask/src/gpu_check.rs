@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::training::build;
+
 /// Programs of the folder, and their packages.
 const PROGRAMS: [(&str, &str); 2] = [("dora", "dora-cli"), ("dora-gpu-check", "dora-gpu-check")];
 const SCRIPT: &str = "peft_steps.py";
@@ -15,13 +17,8 @@ const SCRIPT: &str = "peft_steps.py";
 pub fn run(root: &Path) -> Result<()> {
     let folder = root.join("target/gpu-check");
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--release", "--locked"]).current_dir(root);
-    build.args(PROGRAMS.iter().flat_map(|(_, package)| ["-p", *package]));
-    ensure!(build.status().context("starting cargo")?.success(), "the programs do not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
-    for (program, _) in PROGRAMS {
-        copy(&target.join("release").join(program), &folder.join(program))?;
+    for (program, package) in PROGRAMS {
+        copy(&build(root, package)?, &folder.join(program))?;
     }
     copy(&root.join("crates/dora-gpu-check").join(SCRIPT), &folder.join(SCRIPT))?;
     println!("packed {}: copy it to a machine with a GPU and run ./dora-gpu-check there", folder.display());

@@ -116,7 +116,9 @@ fn change<'a>(
     let (name, out, inner) = (name(linear), linear.out_features, linear.in_features);
     let in_4_bits = nf4.is_some() || nf4::is_quantized(checkpoint, &name);
     let base = match in_4_bits {
-        true => nf4::weight(checkpoint, &name, (out, inner), WeightOptions { dtype: None, nf4 }, Device::Cpu)?.dense()?,
+        true => {
+            nf4::weight(checkpoint, &name, (out, inner), WeightOptions { dtype: None, nf4 }, Device::Cpu)?.dense()?
+        }
         false => checkpoint.expect(&name, &[out, inner])?,
     };
     let (mut magnitude, mut direction, mut zero_rows) = (0.0, 0.0, 0);

@@ -9,6 +9,7 @@ mod console;
 mod failure;
 mod interrupt;
 mod output;
+mod plot;
 mod prediction;
 mod results;
 mod run_file;
@@ -19,7 +20,9 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use dora_tensor::Device;
 
-use crate::commands::{analyze, compare, eval, generate, merge, params, plan, quantize, quickstart, train};
+use crate::commands::{
+    analyze, compare, eval, generate, merge, params, plan, quantize, quickstart, report, sweep, train,
+};
 use crate::console::Console;
 use crate::failure::{Usage, exit_code};
 
@@ -56,12 +59,29 @@ enum Command {
     Quantize(quantize::Args),
     /// Say whether one of two models is better, or the difference within noise
     Compare(compare::Args),
+    /// Train methods at ranks with seeds under equal budgets: a table and a plot
+    Sweep(Box<sweep::Args>),
     /// Say how far training moved each layer's magnitudes and directions (DoRA paper, section 3.2)
     Analyze(analyze::Args),
     /// Count the parameters that an adapter would train; needs config.json only
     Params(params::Args),
     /// Choose a method: memory, time and quality of each, a recommendation, and a run file; needs config.json only
     Plan(plan::Args),
+    /// One HTML page of runs: settings, curves, samples, memory, time, plots, and verdicts
+    Report(report::Args),
+}
+
+impl Command {
+    /// Fails where a device is given to a command that computes on none.
+    fn check(&self, device: Device) -> Result<(), Usage> {
+        match self {
+            Command::Train(_) | Command::Eval(_) | Command::Generate(_) | Command::Merge(_) => Ok(()),
+            _ if device == Device::Cpu => Ok(()),
+            _ => {
+                Err(Usage(format!("--device {device} is for train, eval, generate and merge, the others use the CPU")))
+            }
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -85,7 +105,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    Device::parse(&cli.device).map_err(|e| Usage(format!("--device {}: {e}", cli.device)))?;
+    let device = Device::parse(&cli.device).map_err(|e| Usage(format!("--device {}: {e}", cli.device)))?;
+    cli.command.check(device)?;
     if let Some(threads) = cli.threads {
         if threads == 0 {
             return Err(Usage("--threads is 0, expected at least 1".into()).into());
@@ -95,14 +116,16 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let console = Console::new(cli.json);
     match cli.command {
         Command::Quickstart(args) => quickstart::run(args, &console),
-        Command::Train(args) => train::run(*args, &console),
-        Command::Eval(args) => eval::run(args, &console),
-        Command::Generate(args) => generate::run(args, &console),
-        Command::Merge(args) => merge::run(args, &console),
+        Command::Train(args) => train::run(*args, device, &console),
+        Command::Eval(args) => eval::run(args, device, &console),
+        Command::Generate(args) => generate::run(args, device, &console),
+        Command::Merge(args) => merge::run(args, device, &console),
         Command::Quantize(args) => quantize::run(args, &console),
         Command::Compare(args) => compare::run(args, &console),
+        Command::Sweep(args) => sweep::run(*args, &console),
         Command::Analyze(args) => analyze::run(args, &console),
         Command::Params(args) => params::run(args, &console),
         Command::Plan(args) => plan::run(args, &console),
+        Command::Report(args) => report::run(args, &console),
     }
 }

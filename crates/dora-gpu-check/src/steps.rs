@@ -77,7 +77,7 @@ impl Programs {
         let shape = published::find(setup.shape).with_context(|| format!("no shape is called {}", setup.shape))?;
         let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
         let rows = self.work.join(format!("{}.jsonl", setup.shape));
-        fs::write(&rows, synth::rows(STEPS * setup.batch_size, setup.tokens, vocabulary))?;
+        fs::write(&rows, synth::rows(STEPS * setup.batch_size, setup.tokens, vocabulary).join("\n"))?;
         let mut steps = Vec::new();
         for method in METHODS {
             for (program, measured) in

@@ -47,12 +47,12 @@ pub fn checkpoint(name: &str, output: &Path, seed: u64) -> Result<usize> {
     Ok(config.shape().parameters)
 }
 
-/// Lines of rows of random ids, all labelled.
-pub fn rows(rows: usize, tokens: usize, vocabulary: usize) -> String {
+/// Rows of random ids below `vocabulary`, all labelled, a line each.
+pub fn rows(rows: usize, tokens: usize, vocabulary: usize) -> Vec<String> {
     let mut rng = Philox::new(0, 0);
     let mut row = || {
         let ids: Vec<u64> = (0..tokens).map(|_| rng.below(vocabulary as u64)).collect();
-        format!("{}\n", json!({ "input_ids": ids, "labels": ids }))
+        json!({ "input_ids": ids, "labels": ids }).to_string()
     };
     (0..rows).map(|_| row()).collect()
 }

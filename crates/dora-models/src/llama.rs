@@ -6,17 +6,18 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use dora_tensor::ops::{
-    AttentionShape, Documents, Matrix, RopeTable, attention, attention_cached, embedding, residual, rms_norm, rope, swiglu,
+    AttentionShape, Documents, Matrix, RopeTable, attention, attention_cached, embedding, residual, rms_norm, rope,
+    swiglu, widest_norm,
 };
 use dora_tensor::{DenseWeight, Device, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::LlamaConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::Cache;
 use crate::linear::{Base, Linear, Pass};
 use crate::model::{LoadOptions, Model};
-use crate::nf4;
+use crate::nf4::{self, WeightOptions};
 use crate::shape::{LinearShape, ModelShape};
 
 /// A Llama model.
@@ -72,10 +73,10 @@ impl Llama {
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         };
-        heads.check(options.device)?;
+        check_kernels(dir, &config, options.device)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let mut loader =
-            Loader { checkpoint: &checkpoint, options: resolved(options), used: Vec::new(), parameters: Vec::new() };
+        let options = LoadOptions { weights: WeightOptions { dtype: options.dtype(), ..options.weights }, ..options };
+        let mut loader = Loader { checkpoint: &checkpoint, options, used: Vec::new(), parameters: Vec::new() };
         let (vocab, width) = (config.vocab_size, config.hidden_size);
         let embed_tokens = loader.table("model.embed_tokens.weight", &[vocab, width])?;
         let mut linears = shape.linears.iter().cloned();
@@ -234,12 +235,23 @@ impl Block {
     }
 }
 
-/// On a device, weights are held in the type that its products read, unless something else is asked for.
-fn resolved(mut options: LoadOptions) -> LoadOptions {
-    if let Device::Cuda(gpu) = options.device {
-        options.weights.dtype = options.weights.dtype.or(Some(gpu.activations()));
+/// Refuses sizes for which a device has no kernels.
+fn check_kernels(dir: &Path, config: &LlamaConfig, device: Device) -> Result<()> {
+    let refuse = |field: &str, found: usize, expected: String| {
+        let (path, field) = (dir.join("config.json"), field.to_owned());
+        Err(Error::Config { path, field, found: found.to_string(), expected: format!("{expected} on {device}") })
+    };
+    let (head_dim, width) = (config.head_dim, config.hidden_size);
+    if let Some(dims) = AttentionShape::head_dims(device)
+        && !dims.contains(&head_dim)
+    {
+        let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+        return refuse("head_dim", head_dim, dims.join(" or "));
     }
-    options
+    match widest_norm(device) {
+        Some(most) if width > most => refuse("hidden_size", width, format!("at most {most}")),
+        _ => Ok(()),
+    }
 }
 
 fn frozen(table: Tensor) -> Result<Matrix> {

@@ -58,6 +58,16 @@ pub struct LoadOptions {
     pub device: Device,
 }
 
+impl LoadOptions {
+    /// Precision of frozen dense weights: as asked for or, on a device, the type that its products read.
+    pub fn dtype(&self) -> Option<DType> {
+        self.weights.dtype.or(match self.device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(gpu.activations()),
+        })
+    }
+}
+
 /// An architecture: what `config.json` says, and how to load it.
 pub struct Architecture {
     /// `model_type` in `config.json`.

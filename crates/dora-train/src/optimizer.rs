@@ -48,8 +48,7 @@ impl Optimizer {
                 Role::Vector => (lr, 0.0),
                 Role::Magnitude => (lr_magnitude, 0.0),
             };
-            let settings =
-                AdamW { lr: lr * factor, weight_decay, betas: [0.9, 0.999], eps: 1e-8, step: self.step + 1 };
+            let settings = AdamW { lr: lr * factor, weight_decay, betas: [0.9, 0.999], eps: 1e-8, step: self.step + 1 };
             settings.update(parameter, gradient, moments, &clip)?;
         }
         // A device is asked last, when all of the step is queued.

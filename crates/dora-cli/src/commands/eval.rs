@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use dora_adapters::Adapter;
 use dora_models::model::LoadOptions;
 use dora_models::nf4::WeightOptions;
+use dora_tensor::Device;
 use dora_train::data::{Dataset, LoadOptions as DataOptions, Row};
 use dora_train::metrics::peak_rss_mb;
 use dora_train::objective::CausalLm;
@@ -32,38 +33,38 @@ use crate::results::{self, RowLine};
 pub struct Args {
     /// Folder of the model
     #[arg(long)]
-    model: PathBuf,
+    pub model: PathBuf,
     /// Folder of an adapter to put on it
     #[arg(long)]
-    adapter: Option<PathBuf>,
+    pub adapter: Option<PathBuf>,
     /// Rows to evaluate: JSONL or a JSON array
     #[arg(long, num_args = 1.., required = true)]
-    data: Vec<PathBuf>,
+    pub data: Vec<PathBuf>,
     /// What to measure instead of the loss
     #[arg(long, value_enum)]
-    task: Option<Task>,
+    pub task: Option<Task>,
     /// How a question is answered [default: likelihood]
     #[arg(long, value_enum, requires = "task")]
-    by: Option<By>,
+    pub by: Option<By>,
     /// File for the result of each item, a line of JSON each, with a summary beside it, for `dora compare`
     #[arg(long)]
-    output: Option<PathBuf>,
+    pub output: Option<PathBuf>,
     #[command(flatten)]
-    rows: DataArgs,
+    pub rows: DataArgs,
     #[command(flatten)]
-    weights: WeightArgs,
+    pub weights: WeightArgs,
 }
 
 /// What is measured on rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Task {
+pub enum Task {
     /// The share of multiple-choice questions (LLM-Adapters' form) that are answered right
     Answers,
 }
 
 /// How a model answers a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum By {
+pub enum By {
     /// The likeliest of the answers
     Likelihood,
     /// The first answer in up to 32 tokens that it generates, greedily (the DoRA paper's rule, with a beam of 4)
@@ -73,7 +74,7 @@ enum By {
 /// How a model is held that is used as it is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WeightArgs {
-    /// Precision of the weights in memory [default: as stored]
+    /// Precision of the weights in memory [default: as stored, bf16 on a device]
     #[arg(long, value_enum)]
     dtype: Option<Precision>,
     /// Quantise the linear layers to 4 bits (NF4) as they load
@@ -96,48 +97,56 @@ impl WeightArgs {
         WeightArgs { nf4: true, ..Default::default() }
     }
 
-    fn load_options(&self) -> Result<LoadOptions> {
+    fn load_options(&self, device: Device) -> Result<LoadOptions> {
         let nf4 = self.options.options()?;
         if !self.nf4 && self.options.is_given() {
             return Err(Usage("--block-size and --no-double-quant are for --nf4, which alone quantises".into()).into());
         }
         let weights = WeightOptions { dtype: self.dtype.map(Into::into), nf4: self.nf4.then_some(nf4) };
-        Ok(LoadOptions { weights, trained: false })
+        Ok(LoadOptions { weights, trained: false, device })
     }
 }
 
 /// Tokens that an evaluation takes at a time.
 pub const BATCH_TOKENS: usize = 2048;
 
-pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     args.check()?;
-    let mut base = open(&args.model, &args.weights, console)?;
+    let mut base = open(&args.model, &args.weights, device, console)?;
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
     }
-    let identity = match args.output {
-        Some(_) => Some(results::identity(&args.model, args.adapter.as_deref(), &base)?),
-        None => None,
-    };
-    let outcome = match args.task {
-        None => rows(&args, &base, console)?,
-        Some(Task::Answers) => answers::score(&args, &base, console)?,
-    };
-    let mut object = outcome.object;
-    if let (Some(path), Some(identity)) = (&args.output, identity) {
-        object.extend(identity);
-        object.insert("peak_rss_mb".into(), json!(peak_rss_mb()));
-        object.insert("output".into(), json!(path));
-        results::write(path, &outcome.lines, &object)?;
-    }
-    console.result(&outcome.text, &object.into())?;
+    let outcome = evaluate(&args, &base, console)?;
+    console.result(&outcome.text, &outcome.object.into())?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Evaluates a model that is loaded, with its adapter on it, and writes the results where that is asked for.
+pub fn evaluate(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
+    let identity = match args.output {
+        Some(_) => Some(results::identity(args.adapter.as_deref(), base)?),
+        None => None,
+    };
+    let mut outcome = match args.task {
+        None => rows(args, base, console)?,
+        Some(Task::Answers) => answers::score(args, base, console)?,
+    };
+    if let (Some(path), Some(identity)) = (&args.output, identity) {
+        let object = &mut outcome.object;
+        object.extend(identity);
+        object.insert("peak_rss_mb".into(), json!(peak_rss_mb()));
+        object.insert("output".into(), json!(path));
+        results::write(path, &outcome.lines, object)?;
+    }
+    Ok(outcome)
+}
+
 /// What came of an evaluation: in words, in figures, and item by item as lines of JSON.
-struct Outcome {
-    text: String,
-    object: Map<String, Value>,
+pub struct Outcome {
+    /// In words.
+    pub text: String,
+    /// In figures.
+    pub object: Map<String, Value>,
     lines: Vec<String>,
 }
 
@@ -179,8 +188,8 @@ fn rows(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
 }
 
 /// Loads a model to use as it is.
-pub fn open(dir: &Path, weights: &WeightArgs, console: &Console) -> Result<Base> {
-    let base = Base::load(dir, weights.load_options()?, console)?;
+pub fn open(dir: &Path, weights: &WeightArgs, device: Device, console: &Console) -> Result<Base> {
+    let base = Base::load(dir, weights.load_options(device)?, console)?;
     weights.options.check(&base)?;
     Ok(base)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use dora_models::generate::{Sampling, Stop, generate};
+use dora_tensor::Device;
 use serde_json::json;
 
 use super::eval::{WeightArgs, open, put_on};
@@ -45,9 +46,9 @@ pub struct Args {
     weights: WeightArgs,
 }
 
-pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     let sampling = args.sampling()?;
-    let mut base = open(&args.model, &args.weights, console)?;
+    let mut base = open(&args.model, &args.weights, device, console)?;
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
     }

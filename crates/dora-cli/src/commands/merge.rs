@@ -9,7 +9,7 @@ use dora_adapters::{MergeBase, factors};
 use dora_models::checkpoint::{Checkpoint, ensure_writable_dir};
 use dora_models::model::Architecture;
 use dora_models::nf4;
-use dora_tensor::Nf4Options;
+use dora_tensor::{Device, Nf4Options};
 use dora_train::row_losses::{mean_loss, row_losses};
 use serde_json::{Value, json};
 
@@ -49,15 +49,15 @@ pub enum Base {
     Original,
 }
 
-pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
+pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     if args.eval_data.is_empty() && !args.rows.is_default() {
         return Err(Usage("--max-seq-len and --long-rows are for --eval-data, which is not given".into()).into());
     }
-    let layers = merge(&args)?;
+    let layers = merge(&args, device)?;
     let loss = match args.eval_data.as_slice() {
         [] => None,
         files => {
-            let merged = open(&args.output, &WeightArgs::default(), console)?;
+            let merged = open(&args.output, &WeightArgs::default(), device, console)?;
             let rows = load(files, &merged, &args.rows.options(&merged)?, console)?;
             Some(mean_loss(&row_losses(&objective(&merged), &rows, BATCH_TOKENS)?))
         }
@@ -68,8 +68,8 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Merges, and gives the number of layers that changed.
-pub fn merge(args: &Args) -> Result<usize> {
+/// Merges on a device, and gives the number of layers that changed.
+pub fn merge(args: &Args, device: Device) -> Result<usize> {
     let architecture = Architecture::of(&args.model)?;
     let shape = architecture.read(&args.model)?.shape;
     let (_, layers) = factors::read(&args.adapter, &shape, architecture.default_targets)?;
@@ -82,7 +82,7 @@ pub fn merge(args: &Args) -> Result<usize> {
         let found = args.output.display();
         return Err(Usage(format!("--output {found} is also an input, expected a folder of its own")).into());
     }
-    dora_adapters::merge(&args.model, &shape, &layers, &args.output, base)?;
+    dora_adapters::merge(&args.model, &shape, &layers, &args.output, base, device)?;
     Ok(layers.len())
 }
 

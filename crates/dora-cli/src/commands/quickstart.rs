@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use clap::Parser;
 use dora_models::checkpoint::{ensure_writable_dir, write_file};
 use dora_models::generate::Sampling;
+use dora_tensor::Device;
 use serde_json::{Value, json};
 
 use super::eval::{WeightArgs, put_on};
@@ -48,13 +48,6 @@ const PROMPTS: [&str; 3] = [
 
 const MAX_NEW_TOKENS: usize = 60;
 
-/// `dora train`'s line, to be parsed as a user's.
-#[derive(Parser)]
-struct TrainLine {
-    #[command(flatten)]
-    args: train::Args,
-}
-
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let start = Instant::now();
     let interrupt = Interrupt::listen()?;
@@ -76,7 +69,6 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     ))?;
     let before = answers(&model, None, WeightArgs::in_4_bits(), console)?;
     let line = [
-        "train",
         "--model",
         &shown(&model),
         "--data",
@@ -91,8 +83,8 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         "--epochs=8",
     ]
     .map(str::to_owned);
-    say(format!("$ dora {}\n", line.join(" ")))?;
-    let outcome = train::train(&TrainLine::parse_from(line).args, console, interrupt.clone())?;
+    say(format!("$ dora train {}\n", line.join(" ")))?;
+    let outcome = train::train(&train::Args::of_line(line)?, Device::Cpu, console, interrupt.clone())?;
     if let Some(code) = interrupt.exit_code() {
         return Ok(code);
     }
@@ -105,14 +97,15 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         say(format!("  you     {prompt}\n  before {before}\n  after  {after}\n"))?;
     }
 
-    merge::merge(&merge::Args {
+    let to_merge = merge::Args {
         model: model.clone(),
         adapter: adapter.clone(),
         output: merged.clone(),
         merge_base: Some(merge::Base::Dequantized),
         eval_data: Vec::new(),
         rows: DataArgs::default(),
-    })?;
+    };
+    merge::merge(&to_merge, Device::Cpu)?;
     let merged_answers = answers(&merged, None, WeightArgs::default(), console)?;
     if merged_answers != after {
         bail!("the merged model answers {merged_answers:?}, expected what the adapter answers: {after:?}");
@@ -143,7 +136,7 @@ fn shown(path: &Path) -> String {
 
 /// What a model says to the prompts, greedily.
 fn answers(model: &Path, adapter: Option<&Path>, weights: WeightArgs, console: &Console) -> Result<Vec<String>> {
-    let mut base: Base = eval::open(model, &weights, console)?;
+    let mut base: Base = eval::open(model, &weights, Device::Cpu, console)?;
     if let Some(dir) = adapter {
         put_on(dir, &mut base, &weights, console)?;
     }

@@ -31,7 +31,7 @@ pub use nf4::{nf4_dequantize, nf4_nest, nf4_offset, nf4_product, nf4_quantize};
 pub use pointwise::{add, add_row, mul, scale, sub};
 pub use reduce::{clip, column_parts, column_sum, parts_of_squares, sum_of_squares};
 pub use rms_norm::{Backward as RmsNormBackward, Forward as RmsNorm};
-pub use rms_norm::{rms_norm_backward, rms_norm_backward_weight, rms_norm_forward};
+pub use rms_norm::{RMS_NORM_COLUMNS, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward};
 pub use rope::{Angles, rope};
 pub use swiglu::{swiglu_backward, swiglu_forward};
 

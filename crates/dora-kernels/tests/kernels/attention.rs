@@ -162,7 +162,7 @@ fn what_does_not_fit_is_refused() {
         text
     };
     let text = refusal(heads(2, 1, 48), documents(&[3]), Element::BF16, false);
-    assert_eq!(text, "attention: heads of 48 elements, expected 16, 32, 64 or 128");
+    assert_eq!(text, "attention: heads of 48 bf16 elements, expected one of [16, 32, 64, 128]");
     let text = refusal(heads(3, 2, 16), documents(&[3]), Element::BF16, false);
     assert_eq!(text, "attention: 3 heads cannot share 2 key heads");
     let later = vec![AttentionDocument { queries: 0..2, keys: 0..3 }];

@@ -236,10 +236,15 @@ fn attention_agrees() {
 #[test]
 fn heads_without_kernels_are_refused() {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 24 };
-    let refusals = DEVICES.map(|(gpu, _)| shape.check(Device::Cuda(gpu)).unwrap_err().to_string());
-    assert_eq!(refusals[0], "attention: heads of 24 f32 elements, expected a power of two from 4 to 128");
-    assert_eq!(refusals[1], "attention: heads of 24 elements, expected 16, 32, 64 or 128");
-    shape.check(Device::Cpu).unwrap();
+    for (&(gpu, _), dims) in DEVICES.iter().zip(["[4, 8, 16, 32, 64, 128]", "[16, 32, 64, 128]"]) {
+        assert_eq!(format!("{:?}", AttentionShape::head_dims(Device::Cuda(gpu)).unwrap()), dims);
+        let x = Tensor::zeros_on(Device::Cuda(gpu), &[1, 96]).unwrap();
+        let k = Tensor::zeros_on(Device::Cuda(gpu), &[1, 48]).unwrap();
+        let error = attention(&x, &k, &k, &Arc::new(Documents::new(&[1])), shape, 1.0).unwrap_err().to_string();
+        let elements = gpu.activations();
+        assert_eq!(error, format!("attention: heads of 24 {elements} elements, expected one of {dims}"));
+    }
+    assert_eq!(AttentionShape::head_dims(Device::Cpu), None);
 }
 
 #[test]

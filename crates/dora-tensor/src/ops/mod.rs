@@ -26,6 +26,6 @@ pub use lora::{LowRank, lora_linear};
 pub use pointwise::{Pointwise, pointwise};
 pub(crate) use residual::add_in_place;
 pub use residual::residual;
-pub use rms_norm::rms_norm;
+pub use rms_norm::{rms_norm, widest_norm};
 pub use rope::{Positions, RopeTable, rope};
 pub use swiglu::swiglu;

@@ -1,11 +1,11 @@
 //! Options of `dora train`, checked before anything is loaded, and resolved into the libraries' own.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::ValueEnum;
-use dora_tensor::Nf4Options;
+use clap::{Parser, ValueEnum};
 use dora_train::data::{LoadOptions, LongRows, PlanOptions};
 use dora_train::optimizer::OptimizerOptions;
 use dora_train::run::RunOptions;
@@ -84,7 +84,7 @@ pub struct Args {
     /// Compute activations again in the backward pass instead of keeping them: less memory, a third more time
     #[arg(long, help_heading = "Training")]
     pub gradient_checkpointing: bool,
-    /// Precision of the frozen weights in memory [default: as stored]; arithmetic is f32
+    /// Precision of the frozen weights in memory [default: as stored, bf16 on a device]; the CPU computes in f32
     #[arg(long, value_enum, help_heading = "Training")]
     pub dtype: Option<Precision>,
     /// Say at the end where the time went, by operation
@@ -153,7 +153,25 @@ impl DataArgs {
     }
 }
 
+/// `dora train`'s line, to be parsed as a user's.
+#[derive(clap::Parser)]
+#[command(no_binary_name = true, args_override_self = true)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
 impl Args {
+    /// The options that stand behind `dora train`.
+    pub fn of_line<S: Into<OsString> + Clone>(line: impl IntoIterator<Item = S>) -> Result<Self, Usage> {
+        let parsed = Line::try_parse_from(line).map_err(|e| {
+            let text = e.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            Usage(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+        });
+        Ok(parsed?.args)
+    }
+
     /// Refuses what can be told from the options alone.
     pub fn check(&self) -> Result<()> {
         let number = |option: &str, value: f64, least: &str, good: bool| match good && value.is_finite() {
@@ -239,9 +257,10 @@ impl Args {
         }
     }
 
-    /// Every option of training, resolved, for the record; `nf4` is how the frozen weights are quantised, if they are.
-    pub fn resolved(&self, steps: usize, data: &LoadOptions, nf4: Option<Nf4Options>) -> serde_json::Value {
-        let nf4 = nf4.map(|nf4| serde_json::json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant }));
+    /// Every option of training, resolved, for the record.
+    pub fn resolved(&self, steps: usize, data: &LoadOptions, base: &Base) -> serde_json::Value {
+        let nf4 =
+            base.nf4.map(|nf4| serde_json::json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant }));
         serde_json::json!({
             "model": self.model, "data": self.data, "output": self.output, "eval_data": self.eval_data,
             "method": name(self.adapter.method), "init_adapter": self.init_adapter, "max_seq_len": data.max_seq_len,
@@ -250,7 +269,7 @@ impl Args {
             "max_grad_norm": self.max_grad_norm, "batch_size": self.batch_size, "grad_accum": self.grad_accum,
             "packing": self.packing, "max_steps": steps, "seed": self.seed, "no_shuffle": self.no_shuffle,
             "eval_every": self.eval_every, "gradient_checkpointing": self.gradient_checkpointing,
-            "dtype": self.dtype.map(name), "nf4": nf4, "threads": rayon::current_num_threads(),
+            "dtype": self.dtype.map(name), "device": base.device.to_string(), "nf4": nf4, "threads": rayon::current_num_threads(),
         })
     }
 }

@@ -42,11 +42,18 @@ impl AttentionHeads {
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return wrong(format!("{heads} heads cannot share {kv_heads} key heads"));
         }
+        let widths = Self::widths(element);
+        if !widths.contains(&width) {
+            return wrong(format!("heads of {width} {element} elements, expected one of {widths:?}"));
+        }
+        Ok(())
+    }
+
+    /// Widths for which there are kernels.
+    pub fn widths(element: Element) -> &'static [usize] {
         match element {
-            Element::F32 if width.is_power_of_two() && (4..=128).contains(&width) => Ok(()),
-            Element::F32 => wrong(format!("heads of {width} f32 elements, expected a power of two from 4 to 128")),
-            _ if WIDTHS.contains(&width) => Ok(()),
-            _ => wrong(format!("heads of {width} elements, expected 16, 32, 64 or 128")),
+            Element::F32 => &[4, 8, 16, 32, 64, 128],
+            _ => &WIDTHS,
         }
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn backward(gpu: Cuda, op: &Attention, d_o: &Tensor) -> Result<[Tenso
     Ok([dq, dk, dv])
 }
 
-pub(super) fn heads(shape: AttentionShape) -> AttentionHeads {
+fn heads(shape: AttentionShape) -> AttentionHeads {
     let AttentionShape { heads, kv_heads, head_dim } = shape;
     AttentionHeads { heads, kv_heads, width: head_dim }
 }

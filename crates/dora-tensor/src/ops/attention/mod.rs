@@ -15,7 +15,7 @@ use crate::profile::{self, Direction};
 use crate::saved::{Recipe, Saved};
 use crate::tape::recording;
 use crate::{Device, Error, Op, Result, Tensor, record};
-use dora_kernels::launch::AttentionTiles;
+use dora_kernels::launch::{AttentionHeads, AttentionTiles};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,11 +39,11 @@ impl AttentionShape {
         (self.head_dim as f32).sqrt().recip()
     }
 
-    /// Fails where a device has no kernels for such heads.
-    pub fn check(&self, device: Device) -> Result<()> {
+    /// Sizes of a head that a device has kernels for; `None`: all.
+    pub fn head_dims(device: Device) -> Option<&'static [usize]> {
         match device {
-            Device::Cpu => Ok(()),
-            Device::Cuda(gpu) => Ok(cuda::heads(*self).check(gpu.activations().into())?),
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(AttentionHeads::widths(gpu.activations().into())),
         }
     }
 }

@@ -33,6 +33,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     Ok(record(y, &[x, weight], saved).with_recipe(recipe))
 }
 
+/// Widest row that a device has kernels for; `None`: any.
+pub fn widest_norm(device: Device) -> Option<usize> {
+    (device != Device::Cpu).then_some(dora_kernels::launch::RMS_NORM_COLUMNS)
+}
+
 /// w ⊙ x · rstd, on the CPU.
 fn scaled(x: &Tensor, weight: &Tensor, rstd: &Tensor) -> Result<Tensor> {
     let (x_, weight, rstd) = (x.as_f32("rms_norm")?, weight.as_f32("rms_norm")?, rstd.as_f32("rms_norm")?);
