@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use dora_kernels::launch::{parts_of_squares, sum_of_squares};
+use dora_kernels::{Buffer, Element};
 use dora_tensor::ops::{
     AdamW, AttentionShape, Clip, Documents, Dropout, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable, attention,
     attention_cached, cross_entropy, dora_linear, dora_norms, dropout, embedding, linear, lora_linear, losses_at,
@@ -218,5 +220,20 @@ fn updates(suite: &mut Suite) -> Result<()> {
     for (name, (found, expected)) in ["adamw", "norms of gradients"].iter().zip(found.iter().zip(&expected)) {
         suite.push(name, difference(found, expected), 2e-6);
     }
+    squares(suite)
+}
+
+/// Σ x² of activations, which no operation asks for: clipping sums gradients, and those are f32.
+fn squares(suite: &mut Suite) -> Result<()> {
+    let (driver, dtype) = (suite.driver.clone(), suite.gpu.activations());
+    let x = suite.normal(5, &[suite.size.rows, suite.size.width + 3]).to_dtype(dtype);
+    let on_device = Buffer::from_bytes(&driver, dtype.into(), &x.to_bytes())?;
+    let mut parts = Buffer::new(&driver, Element::F64, parts_of_squares(x.numel()))?;
+    sum_of_squares(&*driver, on_device.view(), parts.view_mut())?;
+    let mut bytes = vec![0; 8 * parts.len()];
+    parts.download(&mut bytes)?;
+    let found: f64 = bytes.chunks_exact(8).map(|b| f64::from_ne_bytes(b.try_into().expect("eight bytes"))).sum();
+    let expected: f64 = x.to_vec().iter().map(|x| f64::from(*x).powi(2)).sum();
+    suite.push("sum of squares", (found - expected).abs() / expected, 1e-9);
     Ok(())
 }
