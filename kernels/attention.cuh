@@ -1,4 +1,4 @@
-// Tiles and fragments of attention.cu and attention_backward.cu: bf16 matrices of D columns in shared memory, and what one warp takes
+// Tiles of attention.cu, attention_backward.cu and attention_f32.cu, and fragments of the first two: bf16 matrices of D columns in shared memory, and what one warp takes
 // of them for mma.m16n8k16. Rows are 16 bytes longer than their elements, so the eight rows of an ldmatrix lie in different banks.
 #pragma once
 

@@ -1,4 +1,4 @@
-// What all kernels share, and the only header they include: counted access to global memory, element types, reductions, and the
+// What all kernels share, through nf4.cuh or attention.cuh where files of one operation share more: counted access to global memory, element types, reductions, and the
 // asynchronous and tensor-core instructions. nvcc maps them to CUDA; a host compiler to the shim in host/, where every access
 // to global memory through `ld`, `st` and their kin is counted. Blocks are one-dimensional; a number of threads is a multiple of 32.
 #pragma once
@@ -93,6 +93,7 @@ __device__ __forceinline__ void st(T* p, T value) {
 __device__ __forceinline__ uint4 ld16(const void* p) { return ld(static_cast<const uint4*>(p)); }
 __device__ __forceinline__ void st16(void* p, uint4 value) { st(static_cast<uint4*>(p), value); }
 
+// For sums whose order does not matter. No kernel needs one; the shim has it, and a test of its own.
 __device__ __forceinline__ void atomic_add(float* p, float value) {
 #ifdef __CUDACC__
     atomicAdd(p, value);
