@@ -184,7 +184,7 @@ fn verdicts_are_those_of_compare() {
     let json = room.write("verdict.json", &compared.out);
     for inputs in [vec![&a, &b], vec![&json]] {
         let html = page(&room, &inputs);
-        assert_eq!(all(&html, ".verdict").into_iter().map(text).collect::<Vec<_>>(), [verdict.clone()]);
+        assert_eq!(all(&html, ".verdict").into_iter().map(text).collect::<Vec<_>>(), [&*verdict]);
         assert_eq!(row(&html, "right")[1..3], ["40.0 %", "60.0 %"]);
         assert_eq!(row(&html, "trainable parameters")[3], "× 1.00");
     }
