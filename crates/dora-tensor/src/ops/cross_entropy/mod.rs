@@ -11,6 +11,7 @@ mod cuda;
 mod tests;
 
 use super::Matrix;
+use crate::cpu::buffer;
 use crate::cuda::{Copied, accumulate};
 use crate::profile::{self, Direction};
 use crate::tape::recording;
@@ -84,7 +85,12 @@ struct Rows<'a> {
 /// Losses of the rows; with `scale`, logits become their gradient times it.
 fn losses(logits: &mut Tensor, rows: &Rows, scale: Option<f32>) -> Result<Tensor> {
     match logits.device() {
-        Device::Cpu => Ok(Tensor::of(cpu::losses(logits.make_mut(), rows.pairs, scale), &[rows.pairs.len()])),
+        Device::Cpu => {
+            let losses = cpu::losses(logits.make_mut(), rows.pairs, scale);
+            let mut kept = buffer(losses.len());
+            kept.copy_from_slice(&losses);
+            Ok(Tensor::of(kept, &[losses.len()]))
+        }
         Device::Cuda(gpu) => cuda::losses(gpu, logits, rows, scale),
     }
 }
