@@ -1,10 +1,12 @@
 //! Development tasks of dora: `cargo xtask --help`.
 
+mod bench;
 mod build_kernels;
 mod ci;
 mod demo_model;
 mod memory;
 mod synth_model;
+mod training;
 
 use std::path::Path;
 
@@ -23,6 +25,8 @@ struct Cli {
 enum Task {
     /// Check format, lints, documentation and tests: what CI runs
     Ci,
+    /// Measure operations and whole training steps, in turn with PEFT where it is there, and judge them against the bars
+    Bench(bench::Args),
     /// Compile kernels/*.cu: PTX into kernels/ptx, machine code with its resources into target/kernels
     BuildKernels(build_kernels::Args),
     /// Rebuild the model that `dora quickstart` carries, from generated text
@@ -37,6 +41,7 @@ fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the checkout")?;
     match Cli::parse().task {
         Task::Ci => ci::run(root),
+        Task::Bench(args) => bench::run(root, &args),
         Task::BuildKernels(args) => build_kernels::run(root, &args),
         Task::TrainDemoModel(args) => demo_model::run(root, &args),
         Task::SynthModel(args) => synth_model::run(root, &args),

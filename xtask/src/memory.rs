@@ -2,15 +2,15 @@
 //! a model of a published shape with random weights. Runs `dora train` for three steps each and fails where a prediction is off
 //! by more than a tenth.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use dora_models::published;
-use dora_tensor::rng::Philox;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::synth_model;
+use crate::training::{build, random_rows, train};
 
 /// Arguments of `cargo xtask memory`.
 #[derive(clap::Args)]
@@ -44,12 +44,13 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let shape = published::find(&args.config).with_context(|| format!("no shape is called {:?}", args.config))?;
     let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
     let rows = args.dir.join("rows.jsonl");
-    std::fs::write(&rows, random_rows(3 * args.batch_size, args.seq_len, vocabulary)?)?;
+    std::fs::write(&rows, random_rows(3 * args.batch_size, args.seq_len, vocabulary).join("\n"))?;
     println!("{:<8} {:<14} {:>12} {:>12} {:>8}", "method", "checkpointing", "predicted MB", "measured MB", "off");
+    let dora = build(root, "dora-cli")?;
     let mut worst = 0f64;
     for method in &args.methods {
         for checkpointing in [false, true] {
-            let (predicted, measured) = peaks(root, args, &model, &rows, method, checkpointing)?;
+            let (predicted, measured) = peaks(&dora, args, &model, &rows, method, checkpointing)?;
             let off = predicted / measured - 1.0;
             worst = worst.max(off.abs());
             let checkpointing = if checkpointing { "yes" } else { "no" };
@@ -61,40 +62,15 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Predicted and measured peak of a run, in MB.
-fn peaks(root: &Path, args: &Args, model: &Path, rows: &Path, method: &str, checkpointing: bool) -> Result<(f64, f64)> {
+fn peaks(dora: &Path, args: &Args, model: &Path, rows: &Path, method: &str, checkpointing: bool) -> Result<(f64, f64)> {
     let output = args.dir.join("run");
-    let mut command = Command::new(env!("CARGO"));
-    command.args([
-        "run",
-        "--quiet",
-        "--release",
-        "--locked",
-        "-p",
-        "dora-cli",
-        "--",
-        "train",
-        "--json",
-        "--max-steps=3",
-    ]);
-    command.arg("--model").arg(model).arg("--data").arg(rows).arg("--output").arg(&output);
-    command.arg(format!("--method={method}")).arg(format!("--batch-size={}", args.batch_size)).current_dir(root);
-    command.args(checkpointing.then_some("--gradient-checkpointing"));
-    let ran = command.output().context("starting dora")?;
-    if !ran.status.success() {
-        bail!("dora train --method {method} failed: {}", String::from_utf8_lossy(&ran.stderr));
+    let mut arguments: Vec<OsString> = vec!["--max-steps=3".into(), format!("--method={method}").into()];
+    arguments.push(format!("--batch-size={}", args.batch_size).into());
+    for (option, path) in [("--model", model), ("--data", rows), ("--output", &output)] {
+        arguments.extend([option.into(), path.into()]);
     }
-    let record: Value = serde_json::from_slice(&ran.stdout).context("reading what dora train printed")?;
+    arguments.extend(checkpointing.then(|| "--gradient-checkpointing".into()));
+    let record = train(dora, &arguments)?;
     let number = |value: &Value| value.as_f64().with_context(|| format!("a peak is {value}, expected a number"));
     Ok((number(&record["predicted_peak_mb"])?, number(&record["results"]["peak_rss_mb"])?))
-}
-
-/// Rows of random ids, all labelled.
-fn random_rows(rows: usize, tokens: usize, vocabulary: usize) -> Result<String> {
-    let mut rng = Philox::new(0, 0);
-    let mut text = String::new();
-    for _ in 0..rows {
-        let ids: Vec<u64> = (0..tokens).map(|_| rng.below(vocabulary as u64)).collect();
-        text.push_str(&format!("{}\n", json!({ "input_ids": ids, "labels": ids })));
-    }
-    Ok(text)
 }

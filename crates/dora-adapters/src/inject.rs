@@ -40,9 +40,20 @@ impl Adapter {
             (target, factors)
         };
         let layers = targets.into_iter().map(begin).collect();
-        // On file PEFT's shorthands are spelled out, so that another architecture can't read them otherwise.
+        let config = Self::settings(model, config, default_targets)?;
+        Self::install(model, config, layers)
+    }
+
+    /// What `config` becomes on a model: PEFT's shorthands are spelled out, so that another architecture can't read them
+    /// otherwise.
+    pub fn settings(model: &dyn Model, config: AdapterConfig, default_targets: &[&str]) -> Result<AdapterConfig> {
         let modules = expand(&config.target_modules, model.shape(), default_targets)?;
-        Self::install(model, AdapterConfig { target_modules: modules.into(), ..config }, layers)
+        Ok(AdapterConfig { target_modules: modules.into(), ..config })
+    }
+
+    /// Takes whatever adapter is on a model off it.
+    pub fn remove(model: &mut dyn Model) {
+        model.linears_mut().into_iter().for_each(Linear::restore);
     }
 
     /// Puts the adapter in folder `dir` on a model.

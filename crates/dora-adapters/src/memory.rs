@@ -78,7 +78,7 @@ impl Prediction {
 /// Bytes of an `f32`.
 const FLOAT: usize = 4;
 /// The program itself, measured.
-const PROGRAM: usize = 16_000_000;
+const PROGRAM: usize = 18_000_000;
 /// A thread beside its scratch: stack and packed operands of products, measured.
 const THREAD: usize = 3_400_000;
 /// A token of a tokenizer's vocabulary, measured.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -47,6 +48,7 @@ pub struct Base {
     pub device: Device,
     /// How its linear layers are held in 4 bits, if they are: as the folder has them, else as was asked for.
     pub nf4: Option<Nf4Options>,
+    sha256: OnceLock<String>,
 }
 
 impl Base {
@@ -62,7 +64,16 @@ impl Base {
         let checkpoint = Checkpoint::open(dir)?;
         let nf4 = nf4::stored_options(&checkpoint, model.shape())?.or(options.weights.nf4);
         let dtype = options.dtype().or(checkpoint.dtype()).unwrap_or(DType::F32);
-        Ok(Base { dir: dir.to_owned(), architecture, model, tokenizer, dtype, device: options.device, nf4 })
+        let (dir, device) = (dir.to_owned(), options.device);
+        Ok(Base { dir, architecture, model, tokenizer, dtype, device, nf4, sha256: OnceLock::new() })
+    }
+
+    /// The hash of its folder, read once.
+    pub fn sha256(&self) -> Result<&str> {
+        match self.sha256.get() {
+            Some(hash) => Ok(hash),
+            None => sha256(&self.dir).map(|hash| self.sha256.get_or_init(|| hash).as_str()),
+        }
     }
 
     /// Tokens that end a text: the configuration's, else the tokenizer's.
@@ -83,7 +94,7 @@ impl Base {
 }
 
 /// SHA-256 over the SHA-256 of `config.json` and of every safetensors file of a model's folder, in the order of their names.
-pub fn sha256(dir: &Path) -> Result<String> {
+fn sha256(dir: &Path) -> Result<String> {
     let unreadable = |source| Error::Io { action: "read", path: dir.to_owned(), source };
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {

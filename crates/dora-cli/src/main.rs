@@ -9,6 +9,7 @@ mod console;
 mod failure;
 mod interrupt;
 mod output;
+mod plot;
 mod prediction;
 mod results;
 mod run_file;
@@ -19,7 +20,9 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use dora_tensor::Device;
 
-use crate::commands::{analyze, compare, eval, generate, merge, params, plan, quantize, quickstart, train};
+use crate::commands::{
+    analyze, compare, eval, generate, merge, params, plan, quantize, quickstart, report, sweep, train,
+};
 use crate::console::Console;
 use crate::failure::{Usage, exit_code};
 
@@ -56,12 +59,16 @@ enum Command {
     Quantize(quantize::Args),
     /// Say whether one of two models is better, or the difference within noise
     Compare(compare::Args),
+    /// Train methods at ranks with seeds under equal budgets: a table and a plot
+    Sweep(Box<sweep::Args>),
     /// Say how far training moved each layer's magnitudes and directions (DoRA paper, section 3.2)
     Analyze(analyze::Args),
     /// Count the parameters that an adapter would train; needs config.json only
     Params(params::Args),
     /// Choose a method: memory, time and quality of each, a recommendation, and a run file; needs config.json only
     Plan(plan::Args),
+    /// One HTML page of runs: settings, curves, samples, memory, time, plots, and verdicts
+    Report(report::Args),
 }
 
 impl Command {
@@ -115,8 +122,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Merge(args) => merge::run(args, device, &console),
         Command::Quantize(args) => quantize::run(args, &console),
         Command::Compare(args) => compare::run(args, &console),
+        Command::Sweep(args) => sweep::run(*args, &console),
         Command::Analyze(args) => analyze::run(args, &console),
         Command::Params(args) => params::run(args, &console),
         Command::Plan(args) => plan::run(args, &console),
+        Command::Report(args) => report::run(args, &console),
     }
 }

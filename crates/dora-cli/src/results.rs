@@ -68,6 +68,9 @@ impl RowLine {
     }
 }
 
+/// Settings in a run's record that say where things are, not what was done.
+pub const PLACES: [&str; 6] = ["model", "data", "output", "eval_data", "threads", "base_model_name_or_path"];
+
 /// Where the figures of all items of a file are.
 pub fn summary_path(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
@@ -77,9 +80,9 @@ pub fn summary_path(output: &Path) -> PathBuf {
 
 /// What was evaluated: hashes of the model, of the base that it or the adapter was trained from, and of the adapter; the
 /// record of that training where there is one; how the weights are held; and this program's version.
-pub fn identity(model: &Path, adapter: Option<&Path>, held: &Base) -> Result<Map<String, Value>> {
-    let training = run_record(adapter.unwrap_or(model))?;
-    let model_sha256 = base::sha256(model)?;
+pub fn identity(adapter: Option<&Path>, held: &Base) -> Result<Map<String, Value>> {
+    let training = run_record(adapter.unwrap_or(&held.dir))?;
+    let model_sha256 = held.sha256()?;
     // A fine-tune of all weights is a model of its own, made from another.
     let base = match (adapter, &training) {
         (None, Some(run)) if run["settings"]["method"] == "full" => run["base_sha256"].as_str(),
@@ -89,7 +92,7 @@ pub fn identity(model: &Path, adapter: Option<&Path>, held: &Base) -> Result<Map
         base::files_sha256(&[dir.join("adapter_config.json"), dir.join(dora_adapters::factors::TENSORS_FILE)])
     };
     Ok(into_map(json!({
-        "base_sha256": base.unwrap_or(&model_sha256), "model_sha256": model_sha256,
+        "base_sha256": base.unwrap_or(model_sha256), "model_sha256": model_sha256,
         "adapter_sha256": adapter.map(of_adapter).transpose()?,
         "nf4": held.nf4.map(|nf4| json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant })),
         "dtype": held.dtype.to_string(), "training": training, "dora_version": env!("CARGO_PKG_VERSION"),
@@ -104,6 +107,16 @@ pub fn run_record(dir: &Path) -> Result<Option<Value>> {
         read => read.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?,
     };
     Ok(Some(Value::Object(dora_models::json::object(&bytes, &path)?)))
+}
+
+/// The figures beside a file of items, where both are there.
+pub fn evaluation_record(output: &Path) -> Result<Option<Map<String, Value>>> {
+    let path = summary_path(output);
+    if !output.is_file() || !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    Ok(Some(dora_models::json::object(&bytes, &path)?))
 }
 
 /// Writes the items, then the figures.

@@ -93,14 +93,14 @@ fn right_and_wrong_answers() {
     assert!((number(&task["smallest_difference"]) - 2.8016 * (0.18f64 / 500.0).sqrt()).abs() < 1e-5);
     assert!(number(&task["low"]) > 0.0 && number(&task["low"]) < 0.03 && number(&task["high"]) < 0.1);
     let verdict = text(&object["verdict"]);
-    assert!(verdict.starts_with("B better by 6.0 points of accuracy (95 % interval 2."), "{verdict}");
-    assert!(verdict.ends_with("only in 1 of 490 such tests."), "{verdict}");
+    assert!(verdict.starts_with("B better by 6.0 points of accuracy, likely by 2."), "{verdict}");
+    assert!(verdict.ends_with("only in 1 of 490 such tests (p = 0.0021)."), "{verdict}");
     assert!(text(&object["next"]).contains("at least 4 seeds"), "{object}");
     // The other way round everything turns round.
     let turned = compare(&[&b, &a]);
     assert_eq!((&turned["better"], &turned["tasks"][0]["p"]), (&json!("a"), &task["p"]));
     assert_eq!(number(&turned["tasks"][0]["low"]), -number(&task["high"]));
-    assert!(text(&turned["verdict"]).starts_with("A better by 6.0 points of accuracy (95 % interval 2."), "{turned}");
+    assert!(text(&turned["verdict"]).starts_with("A better by 6.0 points of accuracy, likely by 2."), "{turned}");
     // The loss of the right answer goes beside.
     assert!(number(&task["loss_of_the_right_answer"]["difference"]) < 0.0);
     assert_eq!(task["loss_of_the_right_answer"]["measure"], "loss");
@@ -112,14 +112,21 @@ fn within_noise() {
     let (a, b) = both(&room, [240, 37, 46, 177]);
     let object = compare(&[&a, &b]);
     assert!(object["better"].is_null());
-    let verdict = "Within noise: B is 1.8 points of accuracy ahead of A, but if both models were equally good, chance alone \
-                   would give a difference at least this large in 38 of 100 such tests (p = 0.38).";
+    let verdict = "Within noise: B is 1.8 points of accuracy ahead of A, but if both models were equally good, luck alone \
+                   would give a difference at least this large in 38 of 100 such tests (p = 0.38). That shows neither that \
+                   B is better nor that they are equal.";
     assert_eq!(object["verdict"], verdict);
     // 2.8²·ψ/δ² = 7.85·0.166/0.018².
     assert!((number(&object["tasks"][0]["needed"]) - 4021.0).abs() <= 5.0, "{object}");
     let next = text(&object["next"]);
-    assert!(next.starts_with("about 4,000 questions like these would show 1.8 points of accuracy, if that"), "{next}");
-    assert!(next.contains("these 500 show differences of 5.1 points of accuracy or more (4 times out of 5)"), "{next}");
+    assert!(
+        next.starts_with("about 4,000 questions like these would show a difference of 1.8 points of accuracy, if that"),
+        "{next}"
+    );
+    assert!(
+        next.contains("these 500 are enough only for 5.1 points of accuracy or more (found 4 times out of 5)"),
+        "{next}"
+    );
     let ran = dora(["compare", shown(&a), shown(&b)]).good();
     assert!(ran.out.starts_with(verdict) && ran.out.contains(&format!("\n\nNext: {next}")), "{}", ran.out);
     let row = ran.out.lines().find(|line| line.starts_with("only this one right")).unwrap();
@@ -134,7 +141,10 @@ fn even_and_the_same() {
     let object = compare(&[&a, &b]);
     assert_eq!(object["verdict"], "Within noise: A and B are even (p = 1).");
     // A point of accuracy: 7.85·0.2/0.01².
-    assert!(text(&object["next"]).starts_with("about 16,000 questions like these would show 1.0 points"), "{object}");
+    assert!(
+        text(&object["next"]).starts_with("about 16,000 questions like these would show a difference of 1.0 points"),
+        "{object}"
+    );
     let (a, b) = both(&room, [20, 0, 0, 20]);
     let object = compare(&[&a, &b]);
     assert_eq!(object["verdict"], "Within noise: A and B do the same on every one of the 40 questions.");
@@ -185,7 +195,11 @@ fn several_tasks_are_corrected_for_their_number() {
         assert!((number(&task["p_adjusted"]) - 3.0 * 0.03125).abs() < 1e-12, "{task}");
     }
     let ran = dora(["compare"].into_iter().chain(sides.iter().flatten().map(|path| shown(path)))).good();
-    assert!(ran.out.contains("(p = 0.031, 0.094 after Holm's correction for 3 tasks)"), "{}", ran.out);
+    assert!(
+        ran.out.contains("(p = 0.031; 0.094 after Holm's correction, as 3 comparisons give luck 3 chances)"),
+        "{}",
+        ran.out
+    );
     assert!(ran.out.contains("t2-a and t2-b: Within noise: B is 10.0 points of accuracy ahead of A"), "{}", ran.out);
 }
 
@@ -214,7 +228,7 @@ fn four_seeds_or_more_speak_for_the_methods() {
     assert!(number(&task["p"]) < 0.001 && number(&task["p_by_sign_flips"]) == 2.0 / 32.0);
     let verdict = text(&object["verdict"]);
     assert!(
-        verdict.starts_with("B better by 5.2 points of accuracy over 5 seeds (95 % interval 4.2 to 6.2), p = "),
+        verdict.starts_with("B better by 5.2 points of accuracy over 5 seeds, likely by 4.2 to 6.2 (95 % interval): "),
         "{verdict}"
     );
     assert!(verdict.contains("if both methods were equally good"), "{verdict}");
@@ -228,7 +242,7 @@ fn four_seeds_or_more_speak_for_the_methods() {
     );
     let (a, b) = seeds(&room, 4, 0);
     let object = compare(&[&a[..], &b].concat());
-    assert!(text(&object["next"]).contains(" seeds an arm would show "), "{object}");
+    assert!(text(&object["next"]).contains(" seeds an arm would show a difference of "), "{object}");
     // Three are not enough: items are tested, each its mean over the seeds.
     let (a, b) = seeds(&room, 3, 4);
     let object = compare(&[&a[..], &b].concat());
@@ -248,8 +262,7 @@ fn runs_without_items() {
     };
     let (a, b) = (folder("lora", 1, 1.51), folder("dora", 1, 1.5));
     let object = compare(&[&a, &b]);
-    let verdict =
-        "Undecided: B is 0.0100 of loss ahead of A, but one run of each cannot tell a better method from a lucky run.";
+    let verdict = "Undecided: the loss of B is lower than that of A by 0.0100, but one run of each cannot tell a better method from a lucky run.";
     assert_eq!((&object["better"], text(&object["verdict"])), (&Value::Null, verdict));
     assert!(object["tasks"][0]["p"].is_null() && object["tasks"][0]["needed"].is_null());
     assert!(text(&object["next"]).contains("`dora eval --output`"), "{object}");
@@ -443,7 +456,7 @@ fn a_constant_difference_is_one() {
     let object = compare(&[&a, &b]);
     assert_eq!(object["better"], "a");
     assert!(
-        text(&object["verdict"]).starts_with("A better by 0.5000 of loss (95 % interval 0.5000 to 0.5000)"),
+        text(&object["verdict"]).starts_with("A better by 0.5000 in loss, likely by 0.5000 to 0.5000 (95 % interval)"),
         "{object}"
     );
 }

@@ -60,6 +60,7 @@ fn a_record_has_the_same_keys_for_every_method() {
         "final_loss",
         "peak_rss_mb",
         "profile",
+        "start_s",
         "steps",
         "tokens",
         "tokens_per_s",
@@ -79,6 +80,8 @@ fn a_record_has_the_same_keys_for_every_method() {
         assert_eq!(run["settings"]["nf4"], nf4, "{method}");
         assert_eq!(run["adapter_config"].is_null(), method == "full");
         assert!(run["results"]["profile"].is_null());
+        let seconds = |key: &str| run["results"][key].as_f64().unwrap();
+        assert!(0.0 < seconds("start_s") && seconds("start_s") < seconds("wall_s"));
     }
     let out = room.path("profile");
     let line = ["train", "--model", shown(&model), "--data", shown(&data), "--output", shown(&out)];

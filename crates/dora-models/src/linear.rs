@@ -95,6 +95,11 @@ impl Linear {
         self.projection = Some(projection);
     }
 
+    /// Computes the layer itself again.
+    pub fn restore(&mut self) {
+        self.projection = None;
+    }
+
     /// (n, in) → (n, out).
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         match (&self.projection, &self.base) {

@@ -3,7 +3,7 @@
 //! * [`accuracy_interval`]: how far a share of right answers can be trusted.
 //! * [`Answers`]: two models' answers to the same questions: exact McNemar test, interval, power.
 //! * [`Differences`]: two models' losses on the same items: bootstrap interval, sign-flip test, power.
-//! * [`Seeds`]: two methods over several seeds: paired t, sign-flip test, power.
+//! * [`Seeds`]: two methods over several seeds: paired t, sign-flip test, power. [`mean_interval`]: one method over seeds.
 //! * [`holm`]: several tests at once.
 //! * [`correlation`]: Pearson's, with its p-value.
 //!
@@ -31,7 +31,7 @@ pub use answers::Answers;
 pub use correlation::{Correlation, correlation};
 pub use differences::Differences;
 pub use holm::holm;
-pub use seeds::Seeds;
+pub use seeds::{Seeds, mean_interval};
 
 /// A result is called significant where its p-value is below this.
 pub const ALPHA: f64 = 0.05;

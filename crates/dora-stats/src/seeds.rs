@@ -51,8 +51,7 @@ impl Seeds {
 
     /// Interval of the mean difference.
     pub fn interval(&self) -> Interval {
-        let half = student(self.k()).inverse_cdf(1.0 - ALPHA / 2.0) * self.error();
-        Interval { low: self.mean - half, high: self.mean + half }
+        mean_interval(&self.differences).expect("at least two differences")
     }
 
     /// The smallest difference that this many seeds find 4 times of 5.
@@ -68,6 +67,18 @@ impl Seeds {
     fn error(&self) -> f64 {
         self.deviation / (self.k() as f64).sqrt()
     }
+}
+
+/// The interval of the mean of one figure over at least two seeds, mean ± t·sd/√k; `None` for fewer.
+pub fn mean_interval(figures: &[f64]) -> Option<Interval> {
+    let k = figures.len() as f64;
+    if k < 2.0 {
+        return None;
+    }
+    let mean = figures.iter().sum::<f64>() / k;
+    let deviation = (figures.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (k - 1.0)).sqrt();
+    let half = student(figures.len()).inverse_cdf(1.0 - ALPHA / 2.0) * deviation / k.sqrt();
+    Some(Interval { low: mean - half, high: mean + half })
 }
 
 fn detectable(k: usize, deviation: f64) -> f64 {
@@ -94,6 +105,15 @@ mod tests {
         let Interval { low, high } = seeds.interval();
         assert!((high - low - 2.0 * 3.182446 * seeds.error()).abs() < 1e-5 && (low + high - 5.0).abs() < 1e-9);
         assert_eq!(seeds.p_by_sign_flips(), 0.125);
+    }
+
+    #[test]
+    fn intervals_of_one_figure() {
+        assert_eq!((mean_interval(&[]), mean_interval(&[0.3])), (None, None));
+        assert_eq!(mean_interval(&[0.25; 3]), Some(Interval { low: 0.25, high: 0.25 }));
+        // t of two figures has 1 degree of freedom: 12.706 · (0.1/√2)/√2 around 0.35.
+        let Interval { low, high } = mean_interval(&[0.3, 0.4]).unwrap();
+        assert!((low - (0.35 - 0.63531)).abs() < 1e-4 && (high - (0.35 + 0.63531)).abs() < 1e-4, "{low} {high}");
     }
 
     #[test]

@@ -69,10 +69,16 @@ impl MetricsFile {
     }
 }
 
-/// Most memory that this process ever had resident, in MB (10^6 bytes): `VmHWM` of Linux' `/proc`.
+/// Most memory that this process had resident since it began or [`reset_peak_rss`], in MB (10^6 bytes): `VmHWM` of Linux' `/proc`.
 pub fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some((kib * 1.024).round() / 1000.0)
+}
+
+/// Makes [`peak_rss_mb`] count anew from what is resident now, so that one process can measure several runs; false where the
+/// system does not let it.
+pub fn reset_peak_rss() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }

@@ -3,6 +3,7 @@
 //! first, then B's in the same order) are further tasks or, on the same data, further seeds.
 
 mod costs;
+mod sheet;
 mod side;
 mod task;
 mod words;
@@ -16,7 +17,9 @@ use serde_json::{Value, json};
 
 use crate::console::Console;
 use crate::failure::Usage;
-use side::{Side, check_alike};
+pub use costs::differing;
+pub use sheet::Sheet;
+pub use side::{Side, check_alike};
 use task::Task;
 
 /// Arguments of `dora compare`.
@@ -45,13 +48,20 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let judged = Judged::of(tasks);
     let costs = costs::Costs::of(judged.tasks.iter().flat_map(|task| &task.pairs));
     let text = words::report(&judged, &costs);
-    let tasks = judged.tasks.iter().zip(&judged.p_adjusted).map(|(task, p)| task.json(*p)).collect::<Vec<_>>();
+    let tasks = (0..judged.tasks.len()).map(|i| judged.json(i)).collect::<Result<Vec<_>>>()?;
     let object = json!({
         "verdict": words::verdict(&judged), "better": judged.better(), "next": words::next(&judged), "tasks": tasks,
         "costs": costs.json(), "settings_that_differ": costs.settings_json(),
     });
     console.result(&text, &object)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was measured on the same items, first against each of the others, with the p-values corrected for their number. The
+/// pairs of each are the same data's.
+pub fn sheets(tasks: Vec<Vec<(Side, Side)>>) -> Result<Vec<Sheet>> {
+    let judged = Judged::of(tasks.into_iter().map(Task::of).collect::<Result<_>>()?);
+    Ok((0..judged.tasks.len()).map(|i| Sheet::of(&judged, i)).collect())
 }
 
 /// All tasks, with their p-values corrected for their number.
@@ -76,6 +86,16 @@ impl Judged {
         let mut adjusted = holm(&tasks.iter().filter_map(p).collect::<Vec<_>>()).into_iter();
         let p_adjusted = tasks.iter().map(|task| p(task).and_then(|_| adjusted.next())).collect();
         Judged { tasks, p_adjusted }
+    }
+
+    /// A task's figures and words.
+    fn json(&self, i: usize) -> Result<Value> {
+        let mut object = self.tasks[i].json(self.p_adjusted[i]);
+        if let (Value::Object(fields), Value::Object(words)) = (&mut object, serde_json::to_value(Sheet::of(self, i))?)
+        {
+            fields.extend(words);
+        }
+        Ok(object)
     }
 
     fn outcome(&self, i: usize) -> Outcome {

@@ -33,38 +33,38 @@ use crate::results::{self, RowLine};
 pub struct Args {
     /// Folder of the model
     #[arg(long)]
-    model: PathBuf,
+    pub model: PathBuf,
     /// Folder of an adapter to put on it
     #[arg(long)]
-    adapter: Option<PathBuf>,
+    pub adapter: Option<PathBuf>,
     /// Rows to evaluate: JSONL or a JSON array
     #[arg(long, num_args = 1.., required = true)]
-    data: Vec<PathBuf>,
+    pub data: Vec<PathBuf>,
     /// What to measure instead of the loss
     #[arg(long, value_enum)]
-    task: Option<Task>,
+    pub task: Option<Task>,
     /// How a question is answered [default: likelihood]
     #[arg(long, value_enum, requires = "task")]
-    by: Option<By>,
+    pub by: Option<By>,
     /// File for the result of each item, a line of JSON each, with a summary beside it, for `dora compare`
     #[arg(long)]
-    output: Option<PathBuf>,
+    pub output: Option<PathBuf>,
     #[command(flatten)]
-    rows: DataArgs,
+    pub rows: DataArgs,
     #[command(flatten)]
-    weights: WeightArgs,
+    pub weights: WeightArgs,
 }
 
 /// What is measured on rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Task {
+pub enum Task {
     /// The share of multiple-choice questions (LLM-Adapters' form) that are answered right
     Answers,
 }
 
 /// How a model answers a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum By {
+pub enum By {
     /// The likeliest of the answers
     Likelihood,
     /// The first answer in up to 32 tokens that it generates, greedily (the DoRA paper's rule, with a beam of 4)
@@ -116,29 +116,37 @@ pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
     }
-    let identity = match args.output {
-        Some(_) => Some(results::identity(&args.model, args.adapter.as_deref(), &base)?),
-        None => None,
-    };
-    let outcome = match args.task {
-        None => rows(&args, &base, console)?,
-        Some(Task::Answers) => answers::score(&args, &base, console)?,
-    };
-    let mut object = outcome.object;
-    if let (Some(path), Some(identity)) = (&args.output, identity) {
-        object.extend(identity);
-        object.insert("peak_rss_mb".into(), json!(peak_rss_mb()));
-        object.insert("output".into(), json!(path));
-        results::write(path, &outcome.lines, &object)?;
-    }
-    console.result(&outcome.text, &object.into())?;
+    let outcome = evaluate(&args, &base, console)?;
+    console.result(&outcome.text, &outcome.object.into())?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Evaluates a model that is loaded, with its adapter on it, and writes the results where that is asked for.
+pub fn evaluate(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
+    let identity = match args.output {
+        Some(_) => Some(results::identity(args.adapter.as_deref(), base)?),
+        None => None,
+    };
+    let mut outcome = match args.task {
+        None => rows(args, base, console)?,
+        Some(Task::Answers) => answers::score(args, base, console)?,
+    };
+    if let (Some(path), Some(identity)) = (&args.output, identity) {
+        let object = &mut outcome.object;
+        object.extend(identity);
+        object.insert("peak_rss_mb".into(), json!(peak_rss_mb()));
+        object.insert("output".into(), json!(path));
+        results::write(path, &outcome.lines, object)?;
+    }
+    Ok(outcome)
+}
+
 /// What came of an evaluation: in words, in figures, and item by item as lines of JSON.
-struct Outcome {
-    text: String,
-    object: Map<String, Value>,
+pub struct Outcome {
+    /// In words.
+    pub text: String,
+    /// In figures.
+    pub object: Map<String, Value>,
     lines: Vec<String>,
 }
 

@@ -9,4 +9,6 @@ pub mod params;
 pub mod plan;
 pub mod quantize;
 pub mod quickstart;
+pub mod report;
+pub mod sweep;
 pub mod train;

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use clap::Parser;
 use dora_models::checkpoint::{ensure_writable_dir, write_file};
 use dora_models::generate::Sampling;
 use dora_tensor::Device;
@@ -49,13 +48,6 @@ const PROMPTS: [&str; 3] = [
 
 const MAX_NEW_TOKENS: usize = 60;
 
-/// `dora train`'s line, to be parsed as a user's.
-#[derive(Parser)]
-struct TrainLine {
-    #[command(flatten)]
-    args: train::Args,
-}
-
 pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let start = Instant::now();
     let interrupt = Interrupt::listen()?;
@@ -77,7 +69,6 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     ))?;
     let before = answers(&model, None, WeightArgs::in_4_bits(), console)?;
     let line = [
-        "train",
         "--model",
         &shown(&model),
         "--data",
@@ -92,8 +83,8 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         "--epochs=8",
     ]
     .map(str::to_owned);
-    say(format!("$ dora {}\n", line.join(" ")))?;
-    let outcome = train::train(&TrainLine::parse_from(line).args, Device::Cpu, console, interrupt.clone())?;
+    say(format!("$ dora train {}\n", line.join(" ")))?;
+    let outcome = train::train(&train::Args::of_line(line)?, Device::Cpu, console, interrupt.clone())?;
     if let Some(code) = interrupt.exit_code() {
         return Ok(code);
     }

@@ -13,17 +13,17 @@ use anyhow::{Result, bail};
 use dora_adapters::Adapter;
 use dora_adapters::count::{Counts, count};
 use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, copy_side_files, ensure_writable_dir};
-use dora_models::model::LoadOptions;
+use dora_models::model::LoadOptions as ModelOptions;
 use dora_models::nf4::WeightOptions;
 use dora_tensor::{DType, Device, Parameter, Tensor};
-use dora_train::data::Plan;
+use dora_train::data::{Dataset, LoadOptions, Plan};
 use dora_train::objective::CausalLm;
 use dora_train::run::{Ending, run as run_loop};
 use serde_json::Value;
 
 use super::eval::{BATCH_TOKENS, load};
 use crate::adapter_args::Method;
-use crate::base::{self, Base};
+use crate::base::Base;
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::interrupt::Interrupt;
@@ -42,18 +42,61 @@ pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
 
 /// What came of a run.
 pub struct Outcome {
-    text: String,
-    object: Value,
-    interrupted: bool,
+    /// In words.
+    pub text: String,
+    /// `run.json`.
+    pub object: Value,
+    /// Whether a signal stopped it.
+    pub interrupted: bool,
     /// Held-out loss before the first step and after the last, where there are held-out rows.
     pub held_out: Option<(f64, f64)>,
     /// The line that PEFT prints.
     pub counts: Counts,
 }
 
+/// The rows of a run, as its model reads them.
+pub struct Rows {
+    options: LoadOptions,
+    data: Dataset,
+    held_out: Option<Dataset>,
+}
+
+impl Rows {
+    /// Loads them.
+    pub fn load(args: &Args, base: &Base, console: &Console) -> Result<Self> {
+        let options = args.rows.options(base)?;
+        let data = load(&args.data, base, &options, console)?;
+        let held_out = match args.eval_data.as_slice() {
+            [] => None,
+            files => Some(load(files, base, &options, console)?),
+        };
+        Ok(Rows { options, data, held_out })
+    }
+
+    /// Hash of the held-out ones.
+    pub fn held_out_sha256(&self) -> Option<&str> {
+        self.held_out.as_ref().map(|rows| rows.sha256.as_str())
+    }
+
+    /// The order in which they are trained on, and the number of steps.
+    fn plan(&self, args: &Args) -> (Plan, usize) {
+        let plan = Plan::new(&self.data, args.plan_options(&self.options));
+        let steps = args.steps(plan.steps_per_epoch());
+        (plan, steps)
+    }
+}
+
 /// Trains and saves.
 pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrupt) -> Result<Outcome> {
     let start = Instant::now();
+    prepare(args, device)?;
+    let mut base = load_base(args, device, console)?;
+    let rows = Rows::load(args, &base, console)?;
+    train_on(args, &mut base, &rows, start, console, interrupt)
+}
+
+/// Refuses what can be told before anything loads.
+pub fn prepare(args: &Args, device: Device) -> Result<()> {
     args.check()?;
     if args.profile && device != Device::Cpu {
         return Err(Usage(format!("--profile times the CPU, expected none with --device {device}")).into());
@@ -63,30 +106,41 @@ pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrup
         let found = args.output.display();
         return Err(Usage(format!("--output {found} is the base model's folder, expected one of its own")).into());
     }
-    let full = args.adapter.method == Method::Full;
+    Ok(())
+}
+
+/// The base model, held as a run wants it.
+pub fn load_base(args: &Args, device: Device, console: &Console) -> Result<Base> {
     let nf4 = args.adapter.method.is_quantized().then(|| args.nf4.options()).transpose()?;
     let weights = WeightOptions { dtype: args.dtype.map(Into::into), nf4 };
-    let options = LoadOptions { weights, trained: full, device };
-    let mut base = Base::load(&args.model, options, console)?;
+    let options = ModelOptions { weights, trained: args.adapter.method == Method::Full, device };
+    let base = Base::load(&args.model, options, console)?;
     args.nf4.check(&base)?;
-    let data_options = args.rows.options(&base)?;
-    let data = load(&args.data, &base, &data_options, console)?;
-    let held_out = match args.eval_data.as_slice() {
-        [] => None,
-        files => Some(load(files, &base, &data_options, console)?),
-    };
-    let trained = Trained::begin(args, &mut base)?;
+    Ok(base)
+}
+
+/// Trains on a base that is loaded, in place of any adapter that is on it; the new one stays on it. The run began at `start`.
+pub fn train_on(
+    args: &Args,
+    base: &mut Base,
+    rows: &Rows,
+    start: Instant,
+    console: &Console,
+    interrupt: Interrupt,
+) -> Result<Outcome> {
+    let trained = Trained::begin(args, base)?;
+    let base = &*base;
     console.note(trained.counts.to_string());
     for (path, rows) in trained.adapter.iter().flat_map(Adapter::zero_rows) {
         console.note(format!("note: {path} has {rows} rows that are zero; their magnitudes stay as they are"));
     }
-    let plan = Plan::new(&data, args.plan_options(&data_options));
-    let steps = args.steps(plan.steps_per_epoch());
+    let (plan, steps) = rows.plan(args);
+    let (data, held_out) = (&rows.data, rows.held_out.as_ref());
     // What the memory of a device will hold is not known beforehand.
     let predicted =
-        (device == Device::Cpu).then(|| memory::of_run(args, steps, &base, &data, &plan, held_out.as_ref(), &trained));
+        (base.device == Device::Cpu).then(|| memory::of_run(args, steps, base, data, &plan, held_out, &trained));
     predicted.iter().for_each(|predicted| console.note(prediction::line(predicted)));
-    let record = Record::begin(args, steps, &base, &data, held_out.as_ref(), &trained, predicted.as_ref())?;
+    let record = Record::begin(args, steps, base, rows, &trained, predicted.as_ref())?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
@@ -94,7 +148,7 @@ pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrup
         dora_tensor::profile::start();
     }
     let loop_start = Instant::now();
-    let ended = run_loop(&objective, &trained.parameters, &data, &plan, held_out.as_ref(), &options, &mut watch);
+    let ended = run_loop(&objective, &trained.parameters, data, &plan, held_out, &options, &mut watch);
     let profile = args.profile.then(|| Profile::take(loop_start.elapsed().as_secs_f64()));
     watch.finish();
     // What the steps handed on would lie beside the copies that saving makes.
@@ -105,9 +159,9 @@ pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrup
     // The parameters are those of the last good step, also where the run stopped before a bad one; without a good step
     // there is nothing to save.
     let nothing = watch.steps() == 0;
-    let saved = if nothing { Ok(()) } else { trained.save(args, &base) };
+    let saved = if nothing { Ok(()) } else { trained.save(args, base) };
     let good = ended.as_ref().ok().copied().filter(|_| saved.is_ok());
-    let object = record.finish(&args.output, good, &watch, profile.as_ref(), start.elapsed());
+    let object = record.finish(&args.output, good, &watch, profile.as_ref(), (loop_start - start, start.elapsed()));
     let ending = ended.inspect_err(|_| match &saved {
         Ok(()) if nothing => {}
         Ok(()) => console.note(format!("saved the steps before it in {}", args.output.display())),
@@ -128,6 +182,15 @@ pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrup
     })
 }
 
+/// What `run.json` will say of a run before it begins, but for what only an adapter in place knows.
+pub fn description(args: &Args, base: &Base, rows: &Rows) -> Result<Value> {
+    let defaults = base.architecture.default_targets;
+    let mut config = Adapter::settings(&*base.model, args.adapter.config()?, defaults)?;
+    config.base_model_name_or_path = Some(args.model.display().to_string());
+    let (_, steps) = rows.plan(args);
+    record::description(args, steps, base, rows, Some(&config))
+}
+
 /// What is trained, and how it is saved.
 struct Trained {
     adapter: Option<Adapter>,
@@ -143,6 +206,7 @@ impl Trained {
             return Ok(Trained { adapter: None, parameters, counts: Counts { trainable: all, all } });
         }
         let defaults = base.architecture.default_targets;
+        Adapter::remove(&mut *base.model);
         let mut adapter = match &args.init_adapter {
             Some(dir) => Adapter::load(&mut *base.model, dir, defaults)?,
             None => Adapter::begin(&mut *base.model, args.adapter.config()?, defaults, args.seed)?,
@@ -196,9 +260,4 @@ fn save_model(parameters: &[Parameter], base: &Base, args: &Args) -> Result<()> 
     }
     writer.finish()?;
     Ok(copy_side_files(&base.dir, &args.output)?)
-}
-
-/// The hash of the base, where it can be read.
-fn base_sha256(base: &Base) -> Result<String> {
-    base::sha256(&base.dir)
 }

@@ -1,12 +1,13 @@
 //! Products with a frozen matrix W (out, in), a panel of it at a time: the panel is brought into scratch that fits a core's
-//! cache, in `f32` and row-major whatever W is stored in, changed there if need be (DoRA's gain scales its rows), and multiplied
-//! on the same thread. A mapped `f32` file is copied too: products read it many times, and pages of a file are slow to jump
+//! cache, in `f32` whatever W is stored in, changed there if need be (DoRA's gain scales its rows), and multiplied on the same
+//! thread. It lies there with the dimension that is summed over first, as products read it, so for y = x·Wᵀ transposed. A mapped `f32` file is copied too: products read it many times, and pages of a file are slow to jump
 //! about in. Sizes of panels depend on W's shape alone.
 
 use super::matmul::product;
-use super::{scratch, simd};
+use super::transpose::{BAND, transpose_band};
+use super::{buffer, recycle, scratch, simd};
 use half::{bf16, f16};
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -66,7 +67,25 @@ fn widened<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl
     })
 }
 
-/// Calls `f(rows, W[rows], parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
+/// `f(W[rows]ᵀ)`.
+fn widened_transposed<T>(w: &dyn Stored, rows: Range<usize>, f: impl FnOnce(ArrayViewMut2<f32>) -> T) -> T {
+    const WIDTH: usize = 256;
+    let (inner, count) = (w.dim().1, rows.len());
+    scratch(inner * count, |panel| {
+        scratch(BAND * WIDTH, |band| {
+            for (first, left) in (0..inner).step_by(WIDTH).flat_map(|c| (0..count).step_by(BAND).map(move |r| (r, c))) {
+                let band_rows = first..count.min(first + BAND);
+                let columns = left..inner.min(left + WIDTH);
+                let band = &mut band[..band_rows.len() * columns.len()];
+                w.widen_into(rows.start + band_rows.start..rows.start + band_rows.end, columns.clone(), band);
+                transpose_band(band, columns.len(), &mut panel[left * count + first..], count);
+            }
+        });
+        f(ArrayViewMut2::from_shape((inner, count), panel).expect("the scratch has the panel's size"))
+    })
+}
+
+/// Calls `f(rows, W[rows]ᵀ, parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
 /// gives the results in order.
 pub fn for_row_panels<T: Send>(
     w: &dyn Stored,
@@ -79,7 +98,7 @@ pub fn for_row_panels<T: Send>(
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);
-        widened(w, rows.clone(), 0..inner, |panel| f(rows, panel, parts))
+        widened_transposed(w, rows.clone(), |panel| f(rows, panel, parts))
     };
     panels.map(run).collect()
 }
@@ -105,15 +124,47 @@ pub fn for_column_panels(
 
 /// y (n, out) = x (n, in)·Wᵀ.
 pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32>) {
-    for_row_panels(w, vec![y], |_, panel, mut y| product(x, panel.t(), y.remove(0), 1.0, 0.0));
+    for_row_panels(w, vec![y], |_, panel, mut y| product(x, panel.view(), y.remove(0), 1.0, 0.0));
 }
 
-/// dx (n, in) = dy (n, out)·W.
-pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, dx: ArrayViewMut2<f32>) {
-    for_column_panels(w, vec![dx], |rows, _, panel, dx| {
-        let beta = if rows.start == 0 { 0.0 } else { 1.0 };
-        product(dy.slice(s![.., rows]), panel.view(), dx[0].view_mut(), 1.0, beta);
-    });
+/// dx (n, in) = dy (n, out)·W. A tall W (a vocabulary's) goes by runs of whole rows, one behind another in memory, whose
+/// products are added up; any other by columns.
+pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, mut dx: ArrayViewMut2<f32>) {
+    const TALL: usize = 16;
+    const RUNS: usize = 8;
+    let (out, inner) = w.dim();
+    let add = |rows: Range<usize>, panel: ArrayView2<f32>, dx: ArrayViewMut2<f32>, first: bool| {
+        product(dy.slice(s![.., rows]), panel, dx, 1.0, if first { 0.0 } else { 1.0 });
+    };
+    if out < TALL * inner {
+        return for_column_panels(w, vec![dx], |rows, _, panel, dx| {
+            add(rows.clone(), panel.view(), dx[0].view_mut(), rows.start == 0);
+        });
+    }
+    let dim = dx.dim();
+    let (run, height) = (out.div_ceil(RUNS), (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE));
+    let sums: Vec<_> = (0..out.div_ceil(run.max(1)))
+        .into_par_iter()
+        .map(|i| {
+            let mut sum =
+                Array2::from_shape_vec(dim, buffer(dim.0 * dim.1)).expect("the buffer has the size asked for");
+            for first in (i * run..out.min((i + 1) * run)).step_by(height) {
+                let rows = first..out.min(first + height).min((i + 1) * run);
+                widened(w, rows.clone(), 0..inner, |panel| add(rows, panel.view(), sum.view_mut(), first == i * run));
+            }
+            sum
+        })
+        .collect();
+    dx.fill(0.0);
+    for sum in sums {
+        dx += &sum;
+        recycle(sum.into_raw_vec_and_offset().0);
+    }
+}
+
+/// Column i of a panel times `gain[i]`.
+pub fn scale_each_column(panel: ArrayViewMut2<f32>, gain: &[f32]) {
+    for_rows(panel, |_, row| simd(|| row.iter_mut().zip(gain).for_each(|(x, g)| *x *= g)));
 }
 
 /// Row i of a panel times `gain[i]`.
@@ -150,7 +201,6 @@ mod tests {
     use super::super::matmul::tests::{SIZES, check, random};
     use super::*;
     use crate::rng::Philox;
-    use ndarray::Array2;
 
     struct Matrix(Array2<bf16>);
 

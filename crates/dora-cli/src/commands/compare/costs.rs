@@ -7,9 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::shown;
 use super::side::Side;
-
-/// Settings that say where things are, not what was done; and `use_dora`, which the method says.
-const LEFT_OUT: [&str; 7] = ["model", "data", "output", "eval_data", "threads", "base_model_name_or_path", "use_dora"];
+use crate::results::PLACES;
 
 /// A cost: its name, its place in `run.json`, and its unit.
 const COSTS: [(&str, &str, &str); 5] = [
@@ -86,7 +84,8 @@ pub fn differing(a: &Side, b: &Side) -> Vec<(String, [String; 2])> {
         let none = Map::new();
         let [left, right] = [a, b].map(|run| run[part].as_object().unwrap_or(&none));
         let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-        for name in names.into_iter().filter(|name| !LEFT_OUT.contains(&name.as_str())) {
+        // The method says `use_dora`.
+        for name in names.into_iter().filter(|name| !PLACES.contains(&name.as_str()) && *name != "use_dora") {
             let values = [left, right].map(|part| part.get(name).unwrap_or(&Value::Null));
             // Without an adapter on one side its settings say nothing more than the method.
             if values[0] != values[1] && !left.is_empty() && !right.is_empty() {

@@ -11,7 +11,7 @@ use crate::failure::Usage;
 use crate::results::{AnswerLine, RowLine, run_record, summary_path};
 
 /// What was measured on a model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Side {
     pub path: PathBuf,
     pub measured: Measured,
@@ -22,7 +22,7 @@ pub struct Side {
 }
 
 /// What there is to compare.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Measured {
     /// Answers to questions.
     Answers(Vec<AnswerLine>),

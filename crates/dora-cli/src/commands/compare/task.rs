@@ -193,7 +193,6 @@ impl Task {
 
     pub fn json(&self, p_adjusted: Option<f64>) -> Value {
         let mut object = self.test.json();
-        let paths = |of: fn(&(Side, Side)) -> &Side| self.pairs.iter().map(|p| json!(of(p).path)).collect::<Vec<_>>();
         object["p_adjusted"] = json!(p_adjusted);
         object["p_by_sign_flips"] = json!(self.p_by_sign_flips);
         object["right_wrong"] = json!(
@@ -202,7 +201,6 @@ impl Task {
         );
         object["loss_of_the_right_answer"] = json!(self.loss.as_ref().map(Test::json));
         object["data_sha256"] = json!(self.pairs[0].0.data());
-        object["files"] = json!({ "a": paths(|p| &p.0), "b": paths(|p| &p.1) });
         object
     }
 }

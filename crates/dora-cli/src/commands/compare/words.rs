@@ -6,7 +6,7 @@ use dora_adapters::count::thousands;
 
 use super::costs::Costs;
 use super::task::{Found, Measure, Task, Test, Unit};
-use super::{Judged, Outcome};
+use super::{Judged, Outcome, sheet};
 
 /// Items below which no test can reach p < 0.05: half of all signs of six alike is 2/64.
 const LEAST: usize = 6;
@@ -19,16 +19,14 @@ pub fn report(judged: &Judged, costs: &Costs) -> String {
         if judged.tasks.len() > 1 {
             text.push_str(&format!("{}: {}\n", name(task), sentence(judged, i)));
         }
-        let (a, b) = &task.pairs[0];
-        let head = [String::new(), format!("A ({})", a.label()), format!("B ({})", b.label()), "B against A".into()];
-        let mut lines = [vec![head], figures(task)].concat();
+        let mut lines = [vec![sheet::head(task)], sheet::figures(task)].concat();
         if judged.tasks.len() == 1 {
             lines.extend(costs.lines());
         }
-        text.push_str(&table(&lines));
+        text.push_str(&sheet::aligned(&lines));
     }
     if judged.tasks.len() > 1 && !costs.lines().is_empty() {
-        text.push_str(&format!("\n\n{}", table(&costs.lines())));
+        text.push_str(&format!("\n\n{}", sheet::aligned(&costs.lines())));
     }
     let settings: Vec<String> = costs.settings().collect();
     if !settings.is_empty() {
@@ -65,45 +63,53 @@ pub fn next(judged: &Judged) -> String {
 }
 
 /// What one task's test says.
-fn sentence(judged: &Judged, i: usize) -> String {
+pub fn sentence(judged: &Judged, i: usize) -> String {
     let task = &judged.tasks[i];
     let test = &task.test;
     let (ahead, behind) = if test.gain() >= 0.0 { ("B", "A") } else { ("A", "B") };
-    let size = size(test, test.gain());
+    let lead = match test.measure {
+        Measure::Accuracy => format!("{ahead} is {} ahead of {behind}", size(test, test.gain())),
+        Measure::Loss => format!("the loss of {ahead} is lower than that of {behind} by {}", size(test, test.gain())),
+    };
+    let unit = test.unit.name();
     let Some(found) = &test.found else {
         let why = match task.pairs.len() {
-            _ if test.unit != Unit::Seeds => format!("a single one of the {} tells nothing", test.unit.name()),
+            _ if test.unit != Unit::Seeds => format!("one of the {unit} alone tells nothing"),
             k if k >= Seeds::LEAST => {
-                "every seed gives exactly the same difference, which no test can weigh".to_owned()
+                "every seed gives exactly the same difference, so there is no spread to judge it by".to_owned()
             }
             k => format!("{} of each cannot tell a better method from a lucky run", runs(k)),
         };
-        return format!("Undecided: {ahead} is {size} ahead of {behind}, but {why}.");
+        return format!("Undecided: {lead}, but {why}.");
     };
     let equal = if test.unit == Unit::Seeds { "methods" } else { "models" };
-    let chance = format!("if both {equal} were equally good, chance alone would give a difference at least this large");
+    let chance = format!("if both {equal} were equally good, luck alone would give a difference at least this large");
     let p = p_value(found.p);
     let p = match (judged.tasks.len(), judged.p_adjusted[i]) {
         (2.., Some(adjusted)) => {
-            format!("{p}, {} after Holm's correction for {} tasks", number(adjusted), judged.p_adjusted.len())
+            let n = judged.p_adjusted.len();
+            format!("{p}; {} after Holm's correction, as {n} comparisons give luck {n} chances", number(adjusted))
         }
         _ => p,
     };
     match judged.outcome(i) {
         _ if found.smallest == 0.0 && test.gain() == 0.0 => {
-            format!("Within noise: A and B do the same on every one of the {} {}.", test.n, test.unit.name())
+            format!("Within noise: A and B do the same on every one of the {} {unit}.", test.n)
         }
         _ if test.gain() == 0.0 => format!("Within noise: A and B are even ({p})."),
-        Outcome::Noise | Outcome::Undecided => {
-            format!("Within noise: {ahead} is {size} ahead of {behind}, but {chance} {} ({p}).", odds(found.p))
-        }
+        Outcome::Noise | Outcome::Undecided => format!(
+            "Within noise: {lead}, but {chance} {} ({p}). That shows neither that {ahead} is better nor that they are equal.",
+            odds(found.p)
+        ),
         Outcome::A | Outcome::B => {
             let over = if test.unit == Unit::Seeds { format!(" over {} seeds", test.n) } else { String::new() };
             let (low, high) = (found.interval.low, found.interval.high);
             let ends = if test.difference() >= 0.0 { [low, high] } else { [-high, -low] };
             let [low, high] = ends.map(|end| amount(test.measure, end));
+            let by = size(test, test.gain());
+            let by = if test.measure == Measure::Loss { format!("{by} in loss") } else { by };
             format!(
-                "{ahead} better by {size}{over} (95 % interval {low} to {high}), {p}: {chance} only {}.",
+                "{ahead} better by {by}{over}, likely by {low} to {high} (95 % interval): {chance} only {} ({p}).",
                 odds(found.p)
             )
         }
@@ -111,12 +117,13 @@ fn sentence(judged: &Judged, i: usize) -> String {
 }
 
 /// The experiment that would decide.
-fn advice(task: &Task, outcome: Outcome) -> String {
+pub fn advice(task: &Task, outcome: Outcome) -> String {
     let test = &task.test;
     let by_seed = test.unit == Unit::Seeds;
     let k = task.pairs.len();
     let methods = format!(
-        "{} of each cannot speak for the methods; train and evaluate both with at least {} seeds and compare all",
+        "{} of each cannot speak for the methods, as another seed may turn the result round; train and evaluate both with \
+         at least {} seeds (`--seed`) and compare all",
         runs(k),
         Seeds::LEAST
     );
@@ -146,17 +153,24 @@ fn more(test: &Test, found: &Found) -> String {
     if test.unit != Unit::Seeds && test.n < LEAST {
         return format!("{n} {unit} cannot show any difference, however large; take hundreds.");
     }
-    let shown = format!("these {n} show differences of {} or more (4 times out of 5)", size(test, found.smallest));
+    let shown =
+        format!("these {n} are enough only for {} or more (found 4 times out of 5)", size(test, found.smallest));
     let seen = size(test, test.gain());
     match (found.needed.filter(|&k| k > test.n as f64), test.unit) {
-        (None, _) if found.needed.is_some() => format!("somewhat more {unit} than these would show {seen}; {shown}."),
-        (Some(k), Unit::Seeds) => {
-            format!("about {k} seeds an arm would show {seen}, if that is the true difference; {shown}.")
+        (None, _) if found.needed.is_some() => {
+            format!("somewhat more {unit} than these would show a difference of {seen}; {shown}.")
         }
-        (None, Unit::Seeds) => format!("more than 1,000 seeds an arm would be needed to show {seen}; {shown}."),
+        (Some(k), Unit::Seeds) => {
+            format!(
+                "about {k} seeds an arm would show a difference of {seen}, if that is the true difference; {shown}."
+            )
+        }
+        (None, Unit::Seeds) => {
+            format!("more than 1,000 seeds an arm would be needed to show a difference of {seen}; {shown}.")
+        }
         (Some(items), _) => {
             format!(
-                "about {} {unit} like these would show {seen}, if that is the true difference; {shown}.",
+                "about {} {unit} like these would show a difference of {seen}, if that is the true difference; {shown}.",
                 rounded(items)
             )
         }
@@ -165,56 +179,12 @@ fn more(test: &Test, found: &Found) -> String {
             let least = if test.measure == Measure::Accuracy { 0.01 } else { 0.01 * test.a };
             let items = test.n as f64 * (found.smallest / least).powi(2);
             format!(
-                "about {} {unit} like these would show {}, if it is there; {shown}.",
+                "about {} {unit} like these would show a difference of {}, if it is there; {shown}.",
                 rounded(items),
                 size(test, least)
             )
         }
     }
-}
-
-/// The rows of a task's table.
-fn figures(task: &Task) -> Vec<[String; 4]> {
-    let mut lines = vec![figure(
-        &task.test,
-        if task.test.measure == Measure::Accuracy { "right" } else { "loss (less is better)" },
-    )];
-    if let Some(p) = task.p_by_sign_flips {
-        lines.push(["by sign flips over seeds".into(), String::new(), String::new(), p_value(p)]);
-    }
-    if let Some(answers) = &task.answers {
-        let (a, b) = (answers.only_a.to_string(), answers.only_b.to_string());
-        let (both, neither) = (answers.both, answers.neither);
-        lines.push(["only this one right".into(), a, b, format!("both right {both}, both wrong {neither}")]);
-    }
-    lines.extend(task.loss.as_ref().map(|test| figure(test, "loss of the right answer")));
-    lines
-}
-
-fn figure(test: &Test, name: &str) -> [String; 4] {
-    let show = |x: f64| match test.measure {
-        Measure::Accuracy => format!("{:.1} %", 100.0 * x),
-        Measure::Loss => format!("{x:.4}"),
-    };
-    let unit = if test.measure == Measure::Accuracy { " points" } else { "" };
-    let interval = match &test.found {
-        Some(Found { interval, p, .. }) => {
-            let [low, high] = [interval.low, interval.high].map(|end| amount(test.measure, end));
-            format!(" (95 % interval {low} to {high}), {}, {}", p_value(*p), test.name)
-        }
-        None => String::new(),
-    };
-    [name.into(), show(test.a), show(test.b), format!("{}{unit}{interval}", amount(test.measure, test.difference()))]
-}
-
-fn table(lines: &[[String; 4]]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths = [0, 1, 2].map(width);
-    let row = |line: &[String; 4]| {
-        let [a, b, c] = [0, 1, 2].map(|i| format!("{}{}", line[i], " ".repeat(widths[i] - line[i].chars().count())));
-        format!("{a}  {b}  {c}  {}", line[3]).trim_end().to_owned()
-    };
-    lines.iter().map(row).collect::<Vec<_>>().join("\n")
 }
 
 fn name(task: &Task) -> String {
@@ -225,12 +195,12 @@ fn name(task: &Task) -> String {
 
 /// A difference in words, without its sign.
 fn size(test: &Test, difference: f64) -> String {
-    let unit = if test.measure == Measure::Accuracy { "points of accuracy" } else { "of loss" };
-    format!("{} {unit}", amount(test.measure, difference.abs()))
+    let unit = if test.measure == Measure::Accuracy { " points of accuracy" } else { "" };
+    format!("{}{unit}", amount(test.measure, difference.abs()))
 }
 
 /// A difference as a number: points for shares.
-fn amount(measure: Measure, difference: f64) -> String {
+pub fn amount(measure: Measure, difference: f64) -> String {
     let text = match measure {
         Measure::Accuracy => format!("{:.1}", 100.0 * difference),
         Measure::Loss => format!("{difference:.4}"),
@@ -261,7 +231,7 @@ fn odds(p: f64) -> String {
     }
 }
 
-fn p_value(p: f64) -> String {
+pub fn p_value(p: f64) -> String {
     format!("p = {}", number(p))
 }
 

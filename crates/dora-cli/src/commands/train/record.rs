@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use dora_adapters::Adapter;
+use dora_adapters::config::AdapterConfig;
 use dora_adapters::memory::Prediction;
 use dora_models::checkpoint::write_file;
 use dora_train::data::{Dataset, LoadReport};
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 use super::profile::Profile;
 use super::settings::Args;
 use super::watch::Watch;
-use super::{Trained, base_sha256};
+use super::{Rows, Trained};
 use crate::base::Base;
 use crate::prediction;
 
@@ -31,37 +33,28 @@ impl Record {
         args: &Args,
         steps: usize,
         base: &Base,
-        data: &Dataset,
-        held_out: Option<&Dataset>,
+        rows: &Rows,
         trained: &Trained,
         predicted: Option<&Prediction>,
     ) -> Result<Self> {
-        let options = args.rows.options(base)?;
-        let adapter = trained.adapter.as_ref().map(|a| serde_json::from_str::<Value>(&a.config().to_json()));
-        let record = json!({
-            "dora_version": env!("CARGO_PKG_VERSION"),
-            "settings": args.resolved(steps, &options, base),
-            "adapter_config": adapter.transpose()?,
-            "trainable_params": trained.counts.trainable,
-            "all_params": trained.counts.all,
-            "base_sha256": base_sha256(base)?,
-            "data": rows(data),
-            "eval_data": held_out.map(rows),
-            "predicted_peak_mb": predicted.map(|p| prediction::mb(p.peak())),
-            "predicted_terms_mb": predicted.map(prediction::terms_mb),
-        });
+        let mut record = description(args, steps, base, rows, trained.adapter.as_ref().map(Adapter::config))?;
+        record["trainable_params"] = trained.counts.trainable.into();
+        record["all_params"] = trained.counts.all.into();
+        record["predicted_peak_mb"] = predicted.map(|p| prediction::mb(p.peak())).into();
+        record["predicted_terms_mb"] = predicted.map(prediction::terms_mb).into();
         write(&args.output, &record)?;
         Ok(Record(record))
     }
 
-    /// Adds what came of it, writes it, and gives it; no ending: the run failed.
+    /// Adds what came of it, writes it, and gives it; no ending: the run failed. Times are from the start to the first step and
+    /// to the end.
     pub fn finish(
         mut self,
         output: &Path,
         ending: Option<Ending>,
         watch: &Watch,
         profile: Option<&Profile>,
-        time: Duration,
+        (ready, time): (Duration, Duration),
     ) -> Result<Value> {
         let ending = match ending {
             Some(Ending::Finished) => "finished",
@@ -76,6 +69,7 @@ impl Record {
             "eval_loss_after": watch.held_out().map(|(_, after)| after),
             "tokens": watch.tokens(),
             "tokens_per_s": watch.tokens_per_s(),
+            "start_s": ready.as_secs_f64(),
             "wall_s": time.as_secs_f64(),
             "peak_rss_mb": peak_rss_mb(),
             "profile": profile.map(Profile::json),
@@ -85,7 +79,26 @@ impl Record {
     }
 }
 
-fn rows(data: &Dataset) -> Value {
+/// What settles a run: the program's version, every resolved setting, and the hashes of base and data.
+pub fn description(
+    args: &Args,
+    steps: usize,
+    base: &Base,
+    rows: &Rows,
+    config: Option<&AdapterConfig>,
+) -> Result<Value> {
+    let adapter = config.map(|config| serde_json::from_str::<Value>(&config.to_json()));
+    Ok(json!({
+        "dora_version": env!("CARGO_PKG_VERSION"),
+        "settings": args.resolved(steps, &rows.options, base),
+        "adapter_config": adapter.transpose()?,
+        "base_sha256": base.sha256()?,
+        "data": of_data(&rows.data),
+        "eval_data": rows.held_out.as_ref().map(of_data),
+    }))
+}
+
+fn of_data(data: &Dataset) -> Value {
     let LoadReport { read, dropped_long, truncated, dropped_unlabelled, tokens, labelled_tokens } = data.report;
     json!({
         "sha256": data.sha256, "read": read, "rows": data.rows.len(), "dropped_long": dropped_long, "truncated": truncated,

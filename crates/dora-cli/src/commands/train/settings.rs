@@ -1,10 +1,11 @@
 //! Options of `dora train`, checked before anything is loaded, and resolved into the libraries' own.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 use dora_train::data::{LoadOptions, LongRows, PlanOptions};
 use dora_train::optimizer::OptimizerOptions;
 use dora_train::run::RunOptions;
@@ -152,7 +153,25 @@ impl DataArgs {
     }
 }
 
+/// `dora train`'s line, to be parsed as a user's.
+#[derive(clap::Parser)]
+#[command(no_binary_name = true, args_override_self = true)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
 impl Args {
+    /// The options that stand behind `dora train`.
+    pub fn of_line<S: Into<OsString> + Clone>(line: impl IntoIterator<Item = S>) -> Result<Self, Usage> {
+        let parsed = Line::try_parse_from(line).map_err(|e| {
+            let text = e.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            Usage(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+        });
+        Ok(parsed?.args)
+    }
+
     /// Refuses what can be told from the options alone.
     pub fn check(&self) -> Result<()> {
         let number = |option: &str, value: f64, least: &str, good: bool| match good && value.is_finite() {

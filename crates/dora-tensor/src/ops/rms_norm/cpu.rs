@@ -33,11 +33,9 @@ pub(super) fn input_gradient(x: &[f32], weight: &[f32], rstd: &[f32], dy: &mut [
     for_row_blocks(dy, width, |first, dy| {
         for (i, dy) in dy.chunks_exact_mut(width).enumerate() {
             let (x, rstd) = (&x[(first + i) * width..(first + i + 1) * width], rstd[first + i]);
-            simd(|| {
-                dy.iter_mut().zip(weight).for_each(|(d, w)| *d *= w);
-                let mean = dot(dy, x) * rstd / width as f32;
-                dy.iter_mut().zip(x).for_each(|(d, x)| *d = rstd * (*d - x * rstd * mean));
-            });
+            simd(|| dy.iter_mut().zip(weight).for_each(|(d, w)| *d *= w));
+            let mean = simd(|| dot(dy, x)) * rstd / width as f32;
+            simd(|| dy.iter_mut().zip(x).for_each(|(d, x)| *d = rstd * (*d - x * rstd * mean)));
         }
     });
 }

@@ -11,7 +11,11 @@ fn sigmoid(g: f32) -> f32 {
 pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut y = buffer(gate.len());
     for_row_blocks(&mut y, 1, |first, y| {
-        simd(|| y.iter_mut().zip(&gate[first..]).zip(&up[first..]).for_each(|((y, &g), u)| *y = g * sigmoid(g) * u));
+        simd(|| {
+            for ((y, &g), u) in y.iter_mut().zip(&gate[first..]).zip(&up[first..]) {
+                *y = g * sigmoid(g) * u;
+            }
+        });
     });
     y
 }

@@ -1,1 +1,0 @@
-//! Holds no code: see the tests beside.

@@ -1,0 +1,244 @@
+//! `dora sweep`: methods × ranks × seeds on the same rows with the same number of steps, each method at a learning rate of its
+//! own choosing or at one for all; a table, `sweep.json` and a plot. Every run is a run of `dora train` in a folder of its
+//! own, so a sweep that stopped goes on where it was, and `dora compare` takes any two of its results.
+//!
+//! Folders: `runs/METHOD-rRANK-lrRATE-sSEED`, and `tuning/…` for the runs that a learning rate is chosen by.
+
+mod args;
+mod arm;
+mod cell;
+mod plot;
+mod points;
+mod shared;
+mod tuning;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use dora_adapters::Adapter;
+use dora_models::checkpoint::write_file;
+use dora_tensor::Device;
+use dora_train::metrics::reset_peak_rss;
+use serde_json::{Map, Value, json};
+
+use super::eval::{self, By, WeightArgs};
+use super::train::{self, Rows, description, load_base, prepare, train_on};
+use crate::base::Base;
+use crate::console::Console;
+use crate::interrupt::Interrupt;
+use crate::results::{evaluation_record, summary_path};
+pub use args::Args;
+use arm::{Arm, Rates};
+use cell::{Cell, State};
+use points::Done;
+use tuning::Choice;
+
+pub fn run(mut args: Args, console: &Console) -> Result<ExitCode> {
+    let start = Instant::now();
+    args.ranks.sort_unstable();
+    let interrupt = Interrupt::listen()?;
+    args.check()?;
+    if !reset_peak_rss() {
+        console
+            .note("note: the system does not let memory be measured anew for each run; a peak may be an earlier run's");
+    }
+    let mut sweep =
+        Sweep { args: &args, console, interrupt: interrupt.clone(), begun: 0, choices: vec![], done: vec![] };
+    let whole = sweep.run()?;
+    let (choices, done) = (&sweep.choices, &sweep.done);
+    let points = points::of(done, &args.methods, &args.ranks);
+    let svg = args.output.join("sweep.svg");
+    if !points.is_empty() {
+        write_file(&svg, crate::plot::file(&plot::draw(&args.methods, &args.ranks, &points)?).as_bytes())?;
+    }
+    let shared: Vec<_> = args.shared.0.iter().map(|word| word.to_string_lossy()).collect();
+    let object = json!({
+        "ending": if whole { "finished" } else { "interrupted" }, "output": args.output, "shared_options": shared,
+        "learning_rates": choices.iter().map(Choice::json).collect::<Vec<_>>(),
+        "points": points.iter().map(points::Point::json).collect::<Vec<_>>(),
+        "runs": done.iter().map(Done::json).collect::<Vec<_>>(),
+        "svg": (!points.is_empty()).then_some(&svg), "seconds": start.elapsed().as_secs_f64(),
+    });
+    write_file(&args.output.join("sweep.json"), format!("{object:#}\n").as_bytes())?;
+    if !whole {
+        console.note("interrupted; the same command goes on where this stopped");
+    }
+    console.result(&points::report(&points, choices, &args.output), &object)?;
+    Ok(interrupt.exit_code().filter(|_| !whole).unwrap_or(ExitCode::SUCCESS))
+}
+
+/// A sweep under way.
+struct Sweep<'a> {
+    args: &'a Args,
+    console: &'a Console,
+    interrupt: Interrupt,
+    /// Runs begun or found finished.
+    begun: usize,
+    choices: Vec<Choice>,
+    done: Vec<Done>,
+}
+
+/// What came of a run.
+enum Ended {
+    /// It is finished: its record, and whether it was so before.
+    Finished(Value, bool),
+    /// It stopped at a loss or gradient that is not finite.
+    Failed(String),
+    /// A signal stopped it.
+    Interrupted,
+}
+
+impl Sweep<'_> {
+    /// Makes all runs; false where a signal came between. Methods over 16-bit weights first, then those over 4-bit weights, so
+    /// that there is one base in memory.
+    fn run(&mut self) -> Result<bool> {
+        for quantized in [false, true] {
+            let arms: Vec<&Arm> =
+                self.args.methods.iter().filter(|arm| arm.method.is_quantized() == quantized).collect();
+            let Some(first) = arms.first() else { continue };
+            let line = self.args.train_args(&self.args.cells(first)[0], false)?;
+            let mut base = load_base(&line, Device::Cpu, self.console)?;
+            if !self.tune(&arms, &mut base)? || !self.measure(&arms, &mut base, &line)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Chooses the learning rate of each arm.
+    fn tune(&mut self, arms: &[&Arm], base: &mut Base) -> Result<bool> {
+        let mut rows = None;
+        for arm in arms {
+            let (cells, rates) = (self.args.tuning_cells(arm), Rates::of(&self.args.learning_rates, arm));
+            let on_own_rows = !self.args.tune_data.is_empty();
+            let mut tried = Vec::new();
+            for cell in &cells {
+                let line = self.args.train_args(cell, true)?;
+                let rows = match &mut rows {
+                    Some(rows) => rows,
+                    empty => empty.insert(Rows::load(&line, base, self.console)?),
+                };
+                let loss = match self.train(cell, &line, base, rows)? {
+                    Ended::Finished(record, _) => record["results"]["eval_loss_after"].as_f64(),
+                    Ended::Failed(why) => {
+                        self.console.note(format!("{}: {why}", cell.name()));
+                        None
+                    }
+                    Ended::Interrupted => return Ok(false),
+                };
+                tried.push((cell.lr, loss));
+            }
+            let choice = Choice::of(arm, rates[0], tried, cells.first(), on_own_rows)?;
+            choice.notes().into_iter().for_each(|note| self.console.note(note));
+            self.choices.push(choice);
+        }
+        Ok(true)
+    }
+
+    /// Makes and evaluates the runs whose results count.
+    fn measure(&mut self, arms: &[&Arm], base: &mut Base, line: &train::Args) -> Result<bool> {
+        let rows = Rows::load(line, base, self.console)?;
+        let mut runs = Vec::new();
+        for arm in arms {
+            let rate = self.choices.iter().find(|choice| choice.arm == arm.name).expect("every arm has one").rate;
+            for cell in self.args.cells_at(arm, rate) {
+                let line = self.args.train_args(&cell, false)?;
+                // A folder of other settings shows before the first run, not after hours.
+                State::of(&line.output, &description(&line, base, &rows)?)?;
+                runs.push((cell, line));
+            }
+        }
+        for (cell, line) in runs {
+            let (record, before) = match self.train(&cell, &line, base, &rows)? {
+                Ended::Finished(record, before) => (record, before),
+                Ended::Failed(why) => return Err(anyhow::anyhow!("{}: {why}", cell.name())),
+                Ended::Interrupted => return Ok(false),
+            };
+            let evaluation = self.evaluate(&line, base, &rows, before)?;
+            self.done.push(Done { cell, dir: line.output, record, evaluation, before });
+        }
+        Ok(true)
+    }
+
+    /// Makes a run, unless it is there.
+    fn train(&mut self, cell: &Cell, line: &train::Args, base: &mut Base, rows: &Rows) -> Result<Ended> {
+        if self.interrupt.exit_code().is_some() {
+            return Ok(Ended::Interrupted);
+        }
+        self.begun += 1;
+        let (name, n) = (line.output.display(), self.begun);
+        let all: usize = self
+            .args
+            .methods
+            .iter()
+            .map(|arm| self.args.tuning_cells(arm).len() + self.args.cells_at(arm, 0.0).len())
+            .sum();
+        match State::of(&line.output, &description(line, base, rows)?)? {
+            State::Finished(record) => {
+                self.console.note(format!("run {n} of {all} is finished: {name}"));
+                return Ok(Ended::Finished(record, true));
+            }
+            State::Failed => return Ok(Ended::Failed("stopped before, as its loss was not finite".into())),
+            State::Open => self.console.note(format!("run {n} of {all}: {name}")),
+        }
+        prepare(line, Device::Cpu)?;
+        // What an earlier adapter answered.
+        for task in ["answers", "rows"] {
+            let stale = summary_path(&results_path(&line.output, task));
+            if stale.exists() {
+                std::fs::remove_file(&stale).with_context(|| format!("removing {}", stale.display()))?;
+            }
+        }
+        reset_peak_rss();
+        match train_on(line, base, rows, Instant::now(), self.console, self.interrupt.clone()) {
+            Ok(outcome) => {
+                self.console.note(outcome.text);
+                Ok(if outcome.interrupted { Ended::Interrupted } else { Ended::Finished(outcome.object, false) })
+            }
+            Err(error) if error.downcast_ref::<dora_train::Error>().is_some_and(not_finite) => {
+                Ok(Ended::Failed(format!("{error:#}")))
+            }
+            Err(error) => Err(error.context(cell.name())),
+        }
+    }
+
+    /// Results item by item in a run's folder, which are kept where they are of this data. The adapter is on the base unless
+    /// the run was there `before`.
+    fn evaluate(&self, line: &train::Args, base: &mut Base, rows: &Rows, before: bool) -> Result<Map<String, Value>> {
+        let path = results_path(&line.output, if self.args.task.is_some() { "answers" } else { "rows" });
+        if before && let Some(record) = evaluation_record(&path)? {
+            let by = self.args.task.map(|_| train::name(self.args.by.unwrap_or(By::Likelihood)));
+            let same = record.get("data_sha256").and_then(Value::as_str) == rows.held_out_sha256();
+            if same && record.get("by").and_then(Value::as_str) == by.as_deref() {
+                return Ok(record);
+            }
+        }
+        if before {
+            Adapter::remove(&mut *base.model);
+            Adapter::load(&mut *base.model, &line.output, base.architecture.default_targets)?;
+        }
+        let args = eval::Args {
+            model: line.model.clone(),
+            adapter: Some(line.output.clone()),
+            data: self.args.eval_data.clone(),
+            task: self.args.task,
+            by: self.args.by,
+            output: Some(path),
+            rows: line.rows.clone(),
+            weights: WeightArgs::default(),
+        };
+        let outcome = eval::evaluate(&args, base, self.console)?;
+        self.console.note(outcome.text);
+        Ok(outcome.object)
+    }
+}
+
+fn results_path(run: &Path, task: &str) -> PathBuf {
+    run.join(format!("{task}.jsonl"))
+}
+
+fn not_finite(error: &dora_train::Error) -> bool {
+    matches!(error, dora_train::Error::Stopped { .. } | dora_train::Error::NotFinite { .. })
+}
