@@ -22,7 +22,7 @@ pub(super) fn forward(
     let n = documents.tokens();
     let (q, k, v) = (heads3(q, head_dim)?, heads3(k, head_dim)?, heads3(v, head_dim)?);
     let mut o = buffer(n * heads * head_dim);
-    let mut lse = vec![0.0; n * heads];
+    let mut lse = buffer(n * heads);
     let outputs = tasks(&mut o, n, heads, head_dim, kv_heads, documents);
     let rows = split_rows(&mut lse, documents, kv_heads, group);
     outputs.into_par_iter().zip(rows).for_each(|((kv, range, mut o), lse)| {

@@ -1,7 +1,7 @@
 //! Cross-entropy on the CPU, one row of logits at a time.
 
+use crate::Tensor;
 use crate::cpu::{buffer, for_row_blocks, simd, softmax_in_place};
-use crate::{Result, Tensor};
 use rayon::prelude::*;
 
 /// Losses of the rows; with `scale`, logits become their gradient times it.
@@ -17,15 +17,6 @@ pub(super) fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<
         max - at_target + sum.ln()
     };
     logits.par_chunks_exact_mut(vocab.max(1)).zip(rows).map(row).collect()
-}
-
-/// Sum of all losses over the denominator, added in f64.
-pub(super) fn mean(chunks: &[Tensor], denominator: f32) -> Result<Tensor> {
-    let mut sum = 0.0;
-    for losses in chunks {
-        sum += losses.as_f32("cross_entropy")?.iter().map(|&l| f64::from(l)).sum::<f64>();
-    }
-    Ok(Tensor::scalar((sum / f64::from(denominator)) as f32))
 }
 
 /// Rows of x (n, width) as a matrix of their own.

@@ -11,6 +11,7 @@ mod cuda;
 mod tests;
 
 use super::Matrix;
+use crate::cpu::buffer;
 use crate::cuda::{Copied, accumulate};
 use crate::profile::{self, Direction};
 use crate::tape::recording;
@@ -33,17 +34,17 @@ pub fn cross_entropy(hidden: &Tensor, head: &Matrix, targets: &[i32], denominato
     let inputs = [hidden, trained];
     let mut gradients = recording(&inputs).then(|| Gradients::new(hidden, trained)).transpose()?;
     let scale = gradients.as_ref().map(|_| 1.0 / denominator);
-    let mut chunks = Vec::new();
+    let mut total = Total::default();
     for_chunks(hidden, head, &labelled(hidden, targets)?, |mut logits, rows, x| {
-        chunks.push(losses(&mut logits, rows, scale)?);
+        total.add(losses(&mut logits, rows, scale)?)?;
         match &mut gradients {
             Some(gradients) => gradients.add(head, &logits, rows, &x),
             None => Ok(()),
         }
     })?;
     let loss = match hidden.device() {
-        Device::Cpu => cpu::mean(&chunks, denominator)?,
-        Device::Cuda(gpu) => cuda::mean(gpu, &chunks, denominator)?,
+        Device::Cpu => Tensor::scalar((total.sum / f64::from(denominator)) as f32),
+        Device::Cuda(gpu) => cuda::mean(gpu, &total.on_device, denominator)?,
     };
     Ok(record(loss, &inputs, || gradients.expect("computed when the result is recorded")))
 }
@@ -81,10 +82,32 @@ struct Rows<'a> {
     on_device: Copied<cuda::Rows>,
 }
 
+/// Losses of all chunks: their sum on the CPU, in f64, or those that a device has yet to add.
+#[derive(Default)]
+struct Total {
+    sum: f64,
+    on_device: Vec<Tensor>,
+}
+
+impl Total {
+    fn add(&mut self, losses: Tensor) -> Result<()> {
+        match losses.device() {
+            Device::Cpu => self.sum += losses.as_f32("cross_entropy")?.iter().map(|&l| f64::from(l)).sum::<f64>(),
+            Device::Cuda(_) => self.on_device.push(losses),
+        }
+        Ok(())
+    }
+}
+
 /// Losses of the rows; with `scale`, logits become their gradient times it.
 fn losses(logits: &mut Tensor, rows: &Rows, scale: Option<f32>) -> Result<Tensor> {
     match logits.device() {
-        Device::Cpu => Ok(Tensor::of(cpu::losses(logits.make_mut(), rows.pairs, scale), &[rows.pairs.len()])),
+        Device::Cpu => {
+            let losses = cpu::losses(logits.make_mut(), rows.pairs, scale);
+            let mut kept = buffer(losses.len());
+            kept.copy_from_slice(&losses);
+            Ok(Tensor::of(kept, &[losses.len()]))
+        }
         Device::Cuda(gpu) => cuda::losses(gpu, logits, rows, scale),
     }
 }
