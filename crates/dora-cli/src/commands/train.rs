@@ -99,6 +99,10 @@ pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrup
 /// Refuses what can be told before anything loads.
 pub fn prepare(args: &Args, device: Device) -> Result<()> {
     args.check()?;
+    if args.variants.exact_norm_gradient && device != Device::Cpu {
+        let text = format!("--exact-norm-gradient is computed on the CPU, expected none with --device {device}");
+        return Err(Usage(text).into());
+    }
     if args.profile && device != Device::Cpu {
         return Err(Usage(format!("--profile times the CPU, expected none with --device {device}")).into());
     }

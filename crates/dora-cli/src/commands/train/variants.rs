@@ -70,20 +70,21 @@ impl InitMagnitude {
         }
     }
 
-    /// What the model before the first step is no longer, where it is not what it would be; `resumes` an adapter or is new.
+    /// How the model before the first step is not what it would be; `resumes` an adapter, or is new.
     fn moves(self, resumes: bool) -> Option<String> {
-        let (begin, alike) = match self.0 {
-            MagnitudeInit::WeightNorm => ("at ‖W‖".to_owned(), !resumes),
-            MagnitudeInit::UpdatedWeightNorm => ("at ‖W + sBA‖".to_owned(), !resumes),
-            MagnitudeInit::Ones => ("at 1".to_owned(), false),
-            MagnitudeInit::Scaled(factor) => (format!("at {factor} times ‖W‖"), factor == 1.0 && !resumes),
+        let begin = match self.0 {
+            MagnitudeInit::UpdatedWeightNorm if resumes => {
+                let text = "note: magnitudes begin at ‖W + sBA‖: what a LoRA adapter makes stays, what a DoRA adapter makes does not";
+                return Some(text.into());
+            }
+            MagnitudeInit::UpdatedWeightNorm | MagnitudeInit::WeightNorm if !resumes => return None,
+            MagnitudeInit::Scaled(1.0) if !resumes => return None,
+            MagnitudeInit::UpdatedWeightNorm | MagnitudeInit::WeightNorm => "‖W‖".to_owned(),
+            MagnitudeInit::Ones => "1".to_owned(),
+            MagnitudeInit::Scaled(factor) => format!("{factor} times ‖W‖"),
         };
-        let what = if resumes {
-            "what --init-adapter makes, unless that is LoRA and they are ‖W + sBA‖"
-        } else {
-            "the base model"
-        };
-        (!alike).then(|| format!("note: magnitudes begin {begin}, so before the first step the model is not {what}"))
+        let what = if resumes { "what --init-adapter makes" } else { "the base model" };
+        Some(format!("note: magnitudes begin at {begin}, so the model before the first step is not {what}"))
     }
 }
 

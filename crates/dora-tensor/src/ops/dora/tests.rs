@@ -98,7 +98,9 @@ fn exact_gradient_of_the_norm() {
                 Ok(dora_linear_with(&t[0], &weight, None, &update, &t[3], Norms::From(&base), gradient)?.0)
             };
             let inputs = [x.clone(), a.clone(), b.clone(), m.clone()];
-            gradcheck(&inputs, 5e-5, |t| op(t, NormGradient::Exact), reference);
+            // A row of one element has no direction to move: its terms cancel, which leaves rounding.
+            let tolerance = if inner == 1 { 5e-4 } else { 5e-5 };
+            gradcheck(&inputs, tolerance, |t| op(t, NormGradient::Exact), reference);
             // The check sees the difference.
             if n * inner > 1 {
                 let detached = || gradcheck(&inputs, 5e-5, |t| op(t, NormGradient::Detached), reference);
