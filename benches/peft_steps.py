@@ -2,10 +2,10 @@
 
 usage: peft_steps.py MODEL METHOD RANK BATCH THREADS      METHOD: lora | dora | qlora | qdora
 
-Each line on stdin names a file of rows {"input_ids", "labels"}. The steps over its rows, BATCH at a time in their order and padded
-on the right to the longest, as transformers' collator does, are answered by a line of JSON: `seconds` of each step (forward,
-backward, AdamW), `tokens` of each without padding, and `peak_rss_mb`, the process's so far, in 10^6 bytes. Adapters are on all
-linear layers but the output embedding; arithmetic is f32.
+Says "ready" once the model is loaded. Each line on stdin then names a file of rows {"input_ids", "labels"}. The steps over its
+rows, BATCH at a time in their order and padded on the right to the longest, as transformers' collator does, are answered by a line
+of JSON: `seconds` of each step (forward, backward, AdamW), `tokens` of each without padding, and `peak_rss_mb`, the process's so
+far, in 10^6 bytes. Adapters are on all linear layers but the output embedding; arithmetic is f32.
 """
 import json
 import os
@@ -57,6 +57,7 @@ def main():
     model = load(path, method, rank)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0)
+    print("ready", file=answers, flush=True)
     for request in sys.stdin:
         with open(request.rstrip("\n")) as file:
             rows = [json.loads(line) for line in file]

@@ -179,6 +179,17 @@ __device__ __forceinline__ void for_elements(long long n, Step step) {
     if (tail < n) step(tail, Width<1>());
 }
 
+// Row blockIdx.y of `parts` (gridDim.y, columns) = a sum over every gridDim.y-th row, a thread W columns: add(at, row, sum) adds
+// what a row gives, whose elements of these columns lie at `at`.
+template <int W, class Add>
+__device__ __forceinline__ void sum_rows(float* parts, int rows, int columns, Add add) {
+    const int i = (blockIdx.x * blockDim.x + threadIdx.x) * W;
+    if (i >= columns) return;
+    float sum[W] = {};
+    for (int row = blockIdx.y; row < rows; row += gridDim.y) add(size_t(row) * columns + i, row, sum);
+    store(parts + size_t(blockIdx.y) * columns + i, sum);
+}
+
 // ---- shared memory whose size the launch gives, aligned to 16 bytes ----
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {

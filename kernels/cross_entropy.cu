@@ -5,9 +5,11 @@
 //   cross_entropy_losses  leaves z as it is.
 //
 // A block a row. Largest logit and sum of exponentials in one pass (Milakov and Gimelshein, 2018), each thread for its own
-// chunks, then across the block in a fixed order. The gradient takes a second pass over the same chunks.
-// Traffic: 1 element for losses; 3 for gradients, the least being 2: no processor holds a row of 128,256 on chip, but the second
-// reading comes from the L2 cache (132 rows in work · 256 KB = 34 MB of bf16). 5 FLOPs and 2 exponentials an element.
+// chunks, two at a time, then across the block in a fixed order. The gradient takes a second pass over the same chunks.
+// Traffic: 1 element for losses; 3 for gradients, the least being 2, of which the second reading comes from the L2 cache where that
+// holds the rows in work. In bf16 a block of 1,024 threads has more than 32 registers a thread (build-kernels checks it), and so a
+// multiprocessor to itself: 132 rows of 256 KB (V = 128,256) on an H100, 34 of its 50 MB; 28 of 40 on an A100, 33 of 72 on an RTX 4090. An
+// RTX 3090's 6 MB do not hold them, nor do the first two in f32: there it is 3 elements. 5 FLOPs and 2 exponentials an element.
 #include "common.cuh"
 
 constexpr int IGNORE = -100;
@@ -29,25 +31,42 @@ struct SumExp {
     }
 };
 
-// Calls f(width, offset) for this thread's pieces of a row: 16 bytes each between its first and last address that is a multiple
-// of 16, and single elements outside.
+// N pieces of W elements each, and where they begin.
+template <int N, int W>
+struct Pieces {
+    static constexpr int count = N, width = W;
+    int at[N];
+
+    template <bool AGAIN, class T>
+    __device__ __forceinline__ void load_from(const T* row, float (&x)[N][W]) const {
+#pragma unroll
+        for (int k = 0; k < N; k++) AGAIN ? load_reused(row + at[k], x[k]) : load(row + at[k], x[k]);
+    }
+};
+
+// Calls f(Pieces) for this thread's part of a row: 16 bytes each between its first and last address that is a multiple of 16, two
+// at a time so that their loads are under way together, and single elements outside.
 template <class T, class F>
 __device__ __forceinline__ void pieces(const T* row, int vocab, F f) {
     constexpr int W = PER16<T>;
     const int before = min(vocab, int((16 - reinterpret_cast<uintptr_t>(row) % 16) % 16 / sizeof(T)));
     const int after = before + (vocab - before) / W * W, outside = before + vocab - after, i = threadIdx.x;
-    if (i < outside) f(Width<1>(), i < before ? i : after + i - before);
-    for (int at = before + i * W; at < after; at += blockDim.x * W) f(Width<W>(), at);
+    if (i < outside) f(Pieces<1, 1>{{i < before ? i : after + i - before}});
+    int at = before + i * W;
+    const int step = blockDim.x * W;
+    for (; at + step < after; at += 2 * step) f(Pieces<2, W>{{at, at + step}});
+    if (at < after) f(Pieces<1, W>{{at}});
 }
 
 // The block's largest logit and the sum; every thread receives them.
 template <class T>
 __device__ __forceinline__ SumExp statistics(const T* row, int vocab) {
     SumExp all;
-    pieces(row, vocab, [&](auto width, int at) {
-        float x[width.value];
-        load(row + at, x);
-        all.add(x);
+    pieces(row, vocab, [&](auto some) {
+        float x[some.count][some.width];
+        some.template load_from<false>(row, x);
+#pragma unroll
+        for (int k = 0; k < some.count; k++) all.add(x[k]);
     });
     const float largest = block_max(all.largest);
     return {largest, block_sum(all.sum * __expf(all.largest - largest))};
@@ -71,9 +90,9 @@ __device__ void with_gradient(float* loss, T* logits, const int* targets, float 
     T* row = logits + size_t(blockIdx.x) * vocab;
     const int target = ld_reused(targets + blockIdx.x);
     if (target == IGNORE) {
-        pieces(row, vocab, [&](auto width, int at) {
-            const float none[width.value] = {};
-            store(row + at, none);
+        pieces(row, vocab, [&](auto some) {
+            const float none[some.width] = {};
+            for (int k = 0; k < some.count; k++) store(row + some.at[k], none);
         });
         if (threadIdx.x == 0) st(loss + blockIdx.x, 0.0f);
         return;
@@ -81,13 +100,16 @@ __device__ void with_gradient(float* loss, T* logits, const int* targets, float 
     const float own = is_token(target, vocab) ? to_f32(ld_reused(row + target)) : NAN;
     const SumExp all = statistics(row, vocab);
     const float by = (is_token(target, vocab) ? scale : NAN) / all.sum;
-    pieces(row, vocab, [&](auto width, int at) {
-        float x[width.value];
-        load_reused(row + at, x);
+    pieces(row, vocab, [&](auto some) {
+        float x[some.count][some.width];
+        some.template load_from<true>(row, x);
 #pragma unroll
-        for (int i = 0; i < width.value; i++) x[i] = __expf(x[i] - all.largest) * by;
-        store(row + at, x);
-        flops(3 * width.value);
+        for (int k = 0; k < some.count; k++) {
+#pragma unroll
+            for (int i = 0; i < some.width; i++) x[k][i] = __expf(x[k][i] - all.largest) * by;
+            store(row + some.at[k], x[k]);
+        }
+        flops(3 * some.count * some.width);
     });
     __syncthreads();
     if (threadIdx.x != 0) return;
@@ -98,7 +120,7 @@ __device__ void with_gradient(float* loss, T* logits, const int* targets, float 
 extern "C" __global__ void __launch_bounds__(1024) cross_entropy_f32(float* loss, float* logits, const int* targets, float scale, int vocab) {
     with_gradient(loss, logits, targets, scale, vocab);
 }
-extern "C" __global__ void __launch_bounds__(1024) cross_entropy_bf16(float* loss, bf16* logits, const int* targets, float scale, int vocab) {
+extern "C" __global__ void __launch_bounds__(1024, 1) cross_entropy_bf16(float* loss, bf16* logits, const int* targets, float scale, int vocab) {
     with_gradient(loss, logits, targets, scale, vocab);
 }
 extern "C" __global__ void __launch_bounds__(1024) cross_entropy_losses_f32(float* loss, const float* logits, const int* targets, int vocab) {

@@ -46,21 +46,23 @@ __device__ __forceinline__ void columns(const float* m, const float* n, const fl
 template <int W>
 __device__ __forceinline__ int own_column() { return (blockIdx.x * 32 + threadIdx.x % 32) * W; }
 
-// Calls step(offsets, valid) for this thread's rows, BATCH of them at a time. One past the end is not valid, and its offset that
-// of the last row, so that loads need no condition and are under way together.
-template <int W, class Step>
-__device__ __forceinline__ void walk(int rows, int width, Step step) {
+// Calls step(at, x) for each of this thread's rows: x[j] are the W elements at `at` of operand j. Loads of BATCH rows are under way
+// together; in place of a row past the end the last one is loaded, so that they need no condition.
+template <int W, int N, class T, class Step>
+__device__ __forceinline__ void walk(int rows, int width, const T* const (&operands)[N], Step step) {
     const int column = own_column<W>(), end = min(rows, int(blockIdx.y + 1) * ROWS);
     if (column >= width) return;
     for (int row = blockIdx.y * ROWS + threadIdx.x / 32; row < end; row += WARPS * BATCH) {
-        size_t at[BATCH];
-        bool valid[BATCH];
+        float x[BATCH][N][W];
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
-            valid[k] = row + k * WARPS < end;
-            at[k] = size_t(valid[k] ? row + k * WARPS : end - 1) * width + column;
+#pragma unroll
+            for (int j = 0; j < N; j++) load(operands[j] + size_t(min(row + k * WARPS, end - 1)) * width + column, x[k][j]);
         }
-        step(at, valid);
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            if (row + k * WARPS < end) step(size_t(row + k * WARPS) * width + column, x[k]);
+        }
     }
 }
 
@@ -68,21 +70,11 @@ template <int W, class T>
 __device__ void compose(const T* z, const T* low, float s, const float* m, const float* n, const float* bias, T* y, int rows, int width) {
     float gain[W], shift[W];
     columns(m, n, bias, width, gain, shift);
-    walk<W>(rows, width, [&](const size_t (&at)[BATCH], const bool (&valid)[BATCH]) {
-        float zs[BATCH][W], lows[BATCH][W];
+    walk<W>(rows, width, {z, low}, [&](size_t at, float (&x)[2][W]) {
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            load(z + at[k], zs[k]);
-            load(low + at[k], lows[k]);
-        }
-#pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            if (!valid[k]) continue;
-#pragma unroll
-            for (int i = 0; i < W; i++) zs[k][i] = gain[i] * (zs[k][i] + s * lows[k][i]) + shift[i];
-            store(y + at[k], zs[k]);
-            flops(4 * W);
-        }
+        for (int i = 0; i < W; i++) x[0][i] = gain[i] * (x[0][i] + s * x[1][i]) + shift[i];
+        store(y + at, x[0]);
+        flops(4 * W);
     });
 }
 
@@ -91,27 +83,16 @@ __device__ void compose_dropout(const T* base, const T* low, float s, const floa
     const float* bias, T* z, T* y, int rows, int width) {
     float gain[W], shift[W];
     columns(m, n, bias, width, gain, shift);
-    walk<W>(rows, width, [&](const size_t (&at)[BATCH], const bool (&valid)[BATCH]) {
-        float bases[BATCH][W], zs[BATCH][W], lows[BATCH][W];
+    walk<W>(rows, width, {base, z, low}, [&](size_t at, float (&x)[3][W]) {
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            load(base + at[k], bases[k]);
-            load(z + at[k], zs[k]);
-            load(low + at[k], lows[k]);
+        for (int i = 0; i < W; i++) {
+            const float update = s * x[2][i];
+            x[0][i] += (gain[i] - 1.0f) * x[1][i] + gain[i] * update + shift[i];
+            x[1][i] += update;
         }
-#pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            if (!valid[k]) continue;
-#pragma unroll
-            for (int i = 0; i < W; i++) {
-                const float update = s * lows[k][i];
-                bases[k][i] += (gain[i] - 1.0f) * zs[k][i] + gain[i] * update + shift[i];
-                zs[k][i] += update;
-            }
-            store(y + at[k], bases[k]);
-            store(z + at[k], zs[k]);
-            flops(7 * W);
-        }
+        store(y + at, x[0]);
+        store(z + at, x[1]);
+        flops(7 * W);
     });
 }
 
@@ -120,26 +101,16 @@ __device__ void backward(const T* dy, const T* value, const float* m, const floa
     T* dz, T* rest, float* partial, int rows, int width) {
     float gain[W], shift[W], sum[W] = {};
     columns(m, n, bias, width, gain, shift);
-    walk<W>(rows, width, [&](const size_t (&at)[BATCH], const bool (&valid)[BATCH]) {
-        float d[BATCH][W], v[BATCH][W];
+    walk<W>(rows, width, {dy, value}, [&](size_t at, float (&x)[2][W]) {
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            load(dy + at[k], d[k]);
-            load(value + at[k], v[k]);
+        for (int i = 0; i < W; i++) {
+            sum[i] += x[0][i] * (x[1][i] - shift[i]);
+            x[1][i] = (gain[i] - 1.0f) * x[0][i];
+            x[0][i] *= gain[i];
         }
-#pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            if (!valid[k]) continue;
-#pragma unroll
-            for (int i = 0; i < W; i++) {
-                sum[i] += d[k][i] * (v[k][i] - shift[i]);
-                v[k][i] = (gain[i] - 1.0f) * d[k][i];
-                d[k][i] *= gain[i];
-            }
-            store(dz + at[k], d[k]);
-            if (rest) store(rest + at[k], v[k]);
-            flops((rest ? 6 : 4) * W);
-        }
+        store(dz + at, x[0]);
+        if (rest) store(rest + at, x[1]);
+        flops((rest ? 6 : 4) * W);
     });
 
     constexpr int STRIP = 32 * W;
@@ -178,7 +149,12 @@ template <class T>
 __device__ void vanished_columns(float* dm, const T* dy, const T* x, const T* h, const T* w, const T* b, const float* m, const float* n,
     float s, int rows, int inner, int rank, int width) {
     const int lane = threadIdx.x % 32, own = blockIdx.x * 32 + lane;
-    unsigned left = __ballot_sync(0xFFFFFFFF, own < width && vanished(ld_reused(m + own), ld_reused(n + own)));
+    bool has_vanished = false;
+    if (own < width) {
+        // The first warp of a block fetches them from memory, the others from cache.
+        has_vanished = threadIdx.x < 32 ? vanished(ld(m + own), ld(n + own)) : vanished(ld_reused(m + own), ld_reused(n + own));
+    }
+    unsigned left = __ballot_sync(0xFFFFFFFF, has_vanished);
     for (; left != 0; left &= left - 1) {
         const int o = blockIdx.x * 32 + __ffs(left) - 1;
         float sum = 0.0f;

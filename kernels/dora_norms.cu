@@ -39,7 +39,6 @@ __device__ void row_norms_squared(float* norms, const T* w, int out, int inner) 
 // ‖w_o + s·b_o·A‖ by the whole block.
 template <class T>
 __device__ float exact_norm(const T* w, const float* a, const float* b, float s, int o, int inner, int rank) {
-    __shared__ double of_warp[WARPS];
     double square = 0.0;
     for (int i = threadIdx.x; i < inner; i += 32 * WARPS) {
         double x = to_f32(ld(w + size_t(o) * inner + i));
@@ -49,13 +48,7 @@ __device__ float exact_norm(const T* w, const float* a, const float* b, float s,
         square += x * x;
         flops(2 * rank + 2);
     }
-    square = warp_sum(square);
-    __syncthreads(); // the last row's sums have been read
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = square;
-    __syncthreads();
-    double sum = 0.0;
-    for (int warp = 0; warp < WARPS; warp++) sum += of_warp[warp];
-    return float(sqrt(sum));
+    return float(sqrt(block_sum(square)));
 }
 
 template <class T>
@@ -141,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(256) dora_merge_f32(float* w, const
     }
     const float norm = sqrtf(block_sum(square));
     if (norm == 0.0f) return;
-    const float gain = ld(m + blockIdx.x) / norm;
+    const float gain = ld_reused(m + blockIdx.x) / norm;
     for (int i = threadIdx.x; i < inner; i += blockDim.x) st(row + i, ld_reused(row + i) * gain);
     flops(3 * ((inner + blockDim.x - 1 - threadIdx.x) / blockDim.x));
 }

@@ -78,16 +78,13 @@ __device__ void quantize(uint8_t* codes, float* scales, const T* x, int log_bloc
 }
 
 extern "C" __global__ void __launch_bounds__(1024) nf4_offset_f32(float* offset, const float* scales, int blocks) {
-    __shared__ double sums[32];
     double sum = 0.0;
-    for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += double(ld(scales + i));
-#pragma unroll
-    for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xFFFFFFFF, sum, bits);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    for (int warp = 1; warp < int(blockDim.x) / 32; warp++) sum += sums[warp];
-    st(offset, float(sum / max(blocks, 1)));
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
+        sum += double(ld(scales + i));
+        flops(1);
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) st(offset, float(sum / max(blocks, 1)));
 }
 
 // The code is the index of the nearest of the map's 256 rising values; of two equally near the lower.
@@ -110,6 +107,7 @@ extern "C" __global__ void __launch_bounds__(256) nf4_nest_f32(uint8_t* codes, f
     below += values[below] < x;
     const bool lower = below == 256 || (below > 0 && x <= (values[below - 1] + values[below]) / 2.0f);
     st(codes + i, uint8_t(lower ? below - 1 : below));
+    flops(17);
 }
 
 // ---- dequantise ----

@@ -27,16 +27,12 @@ __device__ __forceinline__ void squares(const T* x, double* parts, long long n) 
 
 template <int W, class T>
 __device__ __forceinline__ void add_rows(const T* x, float* parts, int rows, int columns) {
-    const int i = (blockIdx.x * blockDim.x + threadIdx.x) * W;
-    if (i >= columns) return;
-    float sum[W] = {};
-    for (int row = blockIdx.y; row < rows; row += gridDim.y) {
+    sum_rows<W>(parts, rows, columns, [&](size_t at, int, float (&sum)[W]) {
         float v[W];
-        load(x + size_t(row) * columns + i, v);
+        load(x + at, v);
         for (int j = 0; j < W; j++) sum[j] += v[j];
         flops(W);
-    }
-    store(parts + size_t(blockIdx.y) * columns + i, sum);
+    });
 }
 template <class T>
 __device__ __forceinline__ void column_parts(const T* x, float* parts, int rows, int columns) {

@@ -91,19 +91,14 @@ __device__ void backward(const T* h, const float* w, const float* rstd, const T*
 
 template <int W, class T>
 __device__ void backward_weight(const T* h, const float* rstd, const T* dy, float* dw, int rows, int columns) {
-    const int i = (blockIdx.x * blockDim.x + threadIdx.x) * W;
-    if (i >= columns) return;
-    float sum[W] = {};
-    for (int row = blockIdx.y; row < rows; row += gridDim.y) {
-        const size_t at = size_t(row) * columns + i;
+    sum_rows<W>(dw, rows, columns, [&](size_t at, int row, float (&sum)[W]) {
         const float scale = ld_reused(rstd + row);
         float v[W], d[W];
         load(h + at, v);
         load(dy + at, d);
         for (int j = 0; j < W; j++) sum[j] += d[j] * (v[j] * scale);
         flops(3 * W);
-    }
-    store(dw + size_t(blockIdx.y) * columns + i, sum);
+    });
 }
 
 // Sixteen bytes at a time where rows are aligned to them.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Dependency, DependencyKind, MetadataCommand, Package, PackageName};
 
 /// Every package of the workspace and those of ours that it may use.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("dora-kernels", &[]),
     ("dora-kernels-cust", &["dora-kernels"]),
     ("dora-tensor", &["dora-kernels"]),
@@ -18,14 +18,18 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("dora-adapters", &["dora-kernels", "dora-tensor", "dora-models"]),
     ("dora-train", &["dora-kernels", "dora-tensor", "dora-models"]),
     ("dora-stats", &[]),
+    ("dora-gpu-check", &["dora-kernels", "dora-tensor", "dora-models"]),
     ("dora-cli", &["dora-kernels", "dora-tensor", "dora-models", "dora-adapters", "dora-train", "dora-stats"]),
-    ("dora-tests", &["dora-kernels", "dora-tensor", "dora-models", "dora-adapters", "dora-train", "dora-cli"]),
+    (
+        "dora-tests",
+        &["dora-kernels", "dora-tensor", "dora-models", "dora-adapters", "dora-train", "dora-gpu-check", "dora-cli"],
+    ),
     ("dora-benches", &["dora-kernels", "dora-tensor", "dora-models", "dora-adapters", "dora-train", "dora-cli"]),
-    ("xtask", &["dora-kernels", "dora-tensor", "dora-models"]),
+    ("xtask", &["dora-kernels", "dora-tensor", "dora-models", "dora-gpu-check"]),
 ];
 
 /// The packages that may report errors with anyhow.
-const ANYHOW: [&str; 2] = ["dora-cli", "xtask"];
+const ANYHOW: [&str; 3] = ["dora-cli", "dora-gpu-check", "xtask"];
 
 #[test]
 fn packages_keep_to_their_layers() {

@@ -4,6 +4,7 @@ mod bench;
 mod build_kernels;
 mod ci;
 mod demo_model;
+mod gpu_check;
 mod memory;
 mod synth_model;
 mod training;
@@ -31,6 +32,8 @@ enum Task {
     BuildKernels(build_kernels::Args),
     /// Rebuild the model that `dora quickstart` carries, from generated text
     TrainDemoModel(demo_model::Args),
+    /// Pack what a machine with a GPU needs to check and measure the kernels, and run it where there is one
+    GpuCheck,
     /// Write a checkpoint of a published model's shape with random weights, to measure with
     SynthModel(synth_model::Args),
     /// Compare predicted with measured peak memory of training at a published model's shape
@@ -44,7 +47,8 @@ fn main() -> Result<()> {
         Task::Bench(args) => bench::run(root, &args),
         Task::BuildKernels(args) => build_kernels::run(root, &args),
         Task::TrainDemoModel(args) => demo_model::run(root, &args),
-        Task::SynthModel(args) => synth_model::run(root, &args),
+        Task::GpuCheck => gpu_check::run(root),
+        Task::SynthModel(args) => synth_model::run(&args),
         Task::Memory(args) => memory::run(root, &args),
     }
 }

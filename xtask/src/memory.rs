@@ -6,11 +6,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use dora_gpu_check::synth;
 use dora_models::published;
 use serde_json::Value;
 
-use crate::synth_model;
-use crate::training::{build, random_rows, train};
+use crate::training::{build, train};
 
 /// Arguments of `cargo xtask memory`.
 #[derive(clap::Args)]
@@ -39,12 +39,18 @@ const TOLERANCE: f64 = 0.1;
 pub fn run(root: &Path, args: &Args) -> Result<()> {
     let model = args.dir.join(&args.config);
     if !model.join("config.json").exists() {
-        synth_model::write(root, &args.config, &model, 0)?;
+        synth::checkpoint(&args.config, &model, 0)?;
     }
     let shape = published::find(&args.config).with_context(|| format!("no shape is called {:?}", args.config))?;
     let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
     let rows = args.dir.join("rows.jsonl");
-    std::fs::write(&rows, random_rows(3 * args.batch_size, args.seq_len, vocabulary).join("\n"))?;
+    std::fs::write(
+        &rows,
+        synth::rows(3 * args.batch_size, args.seq_len, vocabulary).join(
+            "
+",
+        ),
+    )?;
     println!("{:<8} {:<14} {:>12} {:>12} {:>8}", "method", "checkpointing", "predicted MB", "measured MB", "off");
     let dora = build(root, "dora-cli")?;
     let mut worst = 0f64;

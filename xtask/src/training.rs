@@ -1,12 +1,11 @@
-//! Runs of `dora train` in release, and rows for them.
+//! Runs of `dora train` in release.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use dora_tensor::rng::Philox;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Builds the program of a package, and gives its path.
 pub fn build(root: &Path, package: &str) -> Result<PathBuf> {
@@ -27,14 +26,4 @@ pub fn train(dora: &Path, arguments: &[OsString]) -> Result<Value> {
         bail!("dora train {said} failed: {}", String::from_utf8_lossy(&ran.stderr));
     }
     serde_json::from_slice(&ran.stdout).context("reading what dora train printed")
-}
-
-/// Rows of random ids below `vocabulary`, all labelled, a line each.
-pub fn random_rows(rows: usize, tokens: usize, vocabulary: usize) -> Vec<String> {
-    let mut rng = Philox::new(0, 0);
-    let mut row = || {
-        let ids: Vec<u64> = (0..tokens).map(|_| rng.below(vocabulary as u64)).collect();
-        json!({ "input_ids": ids, "labels": ids }).to_string()
-    };
-    (0..rows).map(|_| row()).collect()
 }

@@ -75,7 +75,7 @@ fn eval_and_generate() {
     let (model, prompt) = (embedded(), "User: I am done with this: water the roses.\nAssistant:");
     let line = ["generate", "--model", shown(&model), "--prompt", prompt, "--max-new-tokens=40"];
     let object = dora(line.into_iter().chain(["--json"])).good().object();
-    assert_eq!(keys(&object), ["new_tokens", "prompt_tokens", "stop", "text"]);
+    assert_eq!(keys(&object), ["new_tokens", "prompt", "prompt_tokens", "stop", "text"]);
     assert_eq!(object["stop"], "eos");
     // The text as it streams is the text as a whole.
     assert_eq!(dora(line).good().out, format!("{}\n", object["text"].as_str().unwrap()));

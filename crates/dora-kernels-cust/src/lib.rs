@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cust::context::{Context, CurrentContext};
@@ -15,15 +15,56 @@ use cust::{CudaFlags, device, error::CudaError, sys};
 use dora_kernels::cuda::{Blas, MODULES, WORKSPACE};
 use dora_kernels::{Address, Arg, Driver, Error, Event, Gemm, Pool, Result, Shape};
 
-/// A GPU, through cust. Fields are dropped from the first on: the context goes last.
+/// A GPU, through cust. Fields are dropped from the first on: the context goes with the last that holds it.
 #[derive(Debug)]
 pub struct CustDriver {
     name: String,
     blas: Mutex<Blas>,
+    _workspace: Memory,
     modules: Mutex<HashMap<&'static str, Module>>,
-    pool: Mutex<Pool>,
+    blocks: Mutex<Blocks>,
     stream: Stream,
-    context: Context,
+    context: Arc<Context>,
+}
+
+/// Memory that was asked for, in use or waiting in the pool.
+#[derive(Debug, Default)]
+struct Blocks {
+    pool: Pool,
+    memory: HashMap<Address, Memory>,
+}
+
+/// What an event holds.
+struct Mark {
+    event: cust::event::Event,
+    context: Arc<Context>,
+}
+
+/// Memory of a context.
+#[derive(Debug)]
+struct Memory {
+    address: Address,
+    context: Arc<Context>,
+}
+
+impl Memory {
+    fn new(context: &Arc<Context>, bytes: usize) -> Result<Self> {
+        enter(context)?;
+        let mut address = 0;
+        // SAFETY: the context is current; writes one address.
+        done(&format!("allocating {} MiB", bytes >> 20), unsafe { sys::cuMemAlloc_v2(&raw mut address, bytes) })?;
+        Ok(Memory { address, context: context.clone() })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // A device that has failed cannot free anything, and there is nobody to tell.
+        if enter(&self.context).is_ok() {
+            // SAFETY: `new` allocated it.
+            let _ = unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
 }
 
 impl CustDriver {
@@ -32,15 +73,18 @@ impl CustDriver {
         let failed = |e: CudaError| Error::NoDevice { ordinal: ordinal as usize, reason: e.to_string() };
         cust::init(CudaFlags::empty()).map_err(failed)?;
         let device = device::Device::get_device(ordinal).map_err(failed)?;
-        let context = Context::new(device).map_err(failed)?;
+        let context = Arc::new(Context::new(device).map_err(failed)?);
         let stream = Stream::new(StreamFlags::NON_BLOCKING, None).map_err(failed)?;
-        let workspace = allocate(WORKSPACE)?;
-        let (blas, name) = (Blas::new(workspace)?, device.name().map_err(failed)?);
+        let workspace = Memory::new(&context, WORKSPACE)?;
+        let name = device.name().map_err(failed)?;
+        // SAFETY: the context is current, and the workspace is dropped behind what uses it.
+        let blas = unsafe { Blas::new(workspace.address)? };
         Ok(CustDriver {
             name,
             blas: Mutex::new(blas),
+            _workspace: workspace,
             modules: Mutex::default(),
-            pool: Mutex::default(),
+            blocks: Mutex::default(),
             stream,
             context,
         })
@@ -48,7 +92,7 @@ impl CustDriver {
 
     /// Makes the context current on this thread.
     fn enter(&self) -> Result<()> {
-        CurrentContext::set_current(&self.context).map_err(|e| Error::driver("entering the context", e))
+        enter(&self.context)
     }
 
     /// The stream, as cust's own bindings take it.
@@ -63,18 +107,20 @@ impl Driver for CustDriver {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address> {
-        self.enter()?;
-        if let Some(address) = lock(&self.pool).take(bytes) {
+        let mut blocks = lock(&self.blocks);
+        if let Some(address) = blocks.pool.take(bytes) {
             return Ok(address);
         }
         let size = Pool::rounded(bytes);
-        let address = allocate(size)?;
-        lock(&self.pool).adopt(address, size);
+        let memory = Memory::new(&self.context, size)?;
+        let address = memory.address;
+        blocks.pool.adopt(address, size);
+        blocks.memory.insert(address, memory);
         Ok(address)
     }
 
     unsafe fn free(&self, address: Address, _bytes: usize) {
-        lock(&self.pool).give(address);
+        lock(&self.blocks).pool.give(address);
     }
 
     unsafe fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
@@ -136,14 +182,16 @@ impl Driver for CustDriver {
         let failed = |e| Error::driver("recording an event", e);
         let event = cust::event::Event::new(EventFlags::DEFAULT).map_err(failed)?;
         event.record(&self.stream).map_err(failed)?;
-        Ok(Event(Box::into_raw(Box::new(event)) as u64))
+        Ok(Event::new(Mark { event, context: self.context.clone() }))
     }
 
-    fn elapsed(&self, from: Event, to: Event) -> Result<Duration> {
+    fn elapsed(&self, from: &Event, to: &Event) -> Result<Duration> {
         self.enter()?;
-        // SAFETY: `record` made both from boxes, and an event is taken by value, so each becomes a box once.
-        let [from, to] = [from, to].map(|event| unsafe { Box::from_raw(event.0 as *mut cust::event::Event) });
-        let milliseconds = to.synchronize().and_then(|()| to.elapsed_time_f32(&from));
+        let [from, to] = [from.mark::<Mark>()?, to.mark::<Mark>()?];
+        if [from, to].iter().any(|mark| !Arc::ptr_eq(&mark.context, &self.context)) {
+            return Err(Event::foreign());
+        }
+        let milliseconds = to.event.synchronize().and_then(|()| to.event.elapsed_time_f32(&from.event));
         let milliseconds = milliseconds.map_err(|e| Error::driver("waiting for an event", e))?;
         Ok(Duration::from_secs_f64(f64::from(milliseconds) / 1e3))
     }
@@ -156,23 +204,14 @@ impl Driver for CustDriver {
 
 impl Drop for CustDriver {
     fn drop(&mut self) {
-        // A device that has failed cannot free anything, and there is nobody to tell.
-        if self.synchronize().is_err() {
-            return;
-        }
-        for address in lock(&self.pool).drain() {
-            // SAFETY: the pool's blocks came from `allocate`, and no buffer outlives its driver.
-            let _ = unsafe { sys::cuMemFree_v2(address) };
-        }
+        // What is queued may still use what is given back next. It also makes the context current, for the fields that follow.
+        let _ = self.synchronize();
     }
 }
 
-/// Memory of the current context.
-fn allocate(bytes: usize) -> Result<Address> {
-    let mut address = 0;
-    // SAFETY: writes one address.
-    done(&format!("allocating {} MiB", bytes >> 20), unsafe { sys::cuMemAlloc_v2(&raw mut address, bytes) })?;
-    Ok(address)
+/// Makes a context current on this thread.
+fn enter(context: &Context) -> Result<()> {
+    CurrentContext::set_current(context).map_err(|e| Error::driver("entering the context", e))
 }
 
 fn done(call: &str, status: sys::CUresult) -> Result<()> {

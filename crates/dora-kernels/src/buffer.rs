@@ -1,6 +1,5 @@
 //! Device memory with an owner, and borrowed parts of it. A part knows its length and element type, so a launcher can check it.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,19 +17,19 @@ pub struct Buffer {
 /// Elements to read.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
+    pub(crate) driver: &'a dyn Driver,
     pub(crate) address: Address,
     pub(crate) len: usize,
     pub(crate) element: Element,
-    owner: PhantomData<&'a Buffer>,
 }
 
-/// Elements to write.
+/// Elements to write. Made from a buffer that is borrowed mutably, and not to be copied.
 #[derive(Debug)]
 pub struct ViewMut<'a> {
+    pub(crate) driver: &'a dyn Driver,
     pub(crate) address: Address,
     pub(crate) len: usize,
     pub(crate) element: Element,
-    owner: PhantomData<&'a mut Buffer>,
 }
 
 impl Buffer {
@@ -120,12 +119,12 @@ impl Buffer {
 
     /// All of it, to read.
     pub fn view(&self) -> View<'_> {
-        View { address: self.address, len: self.len, element: self.element, owner: PhantomData }
+        View { driver: self.driver.as_ref(), address: self.address, len: self.len, element: self.element }
     }
 
     /// All of it, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_> {
-        ViewMut { address: self.address, len: self.len, element: self.element, owner: PhantomData }
+        ViewMut { driver: self.driver.as_ref(), address: self.address, len: self.len, element: self.element }
     }
 
     fn bytes(&self) -> usize {
@@ -170,8 +169,26 @@ impl<'a> ViewMut<'a> {
 
     /// The same elements, for a kernel that reads what it overwrites.
     pub(crate) fn as_view(&self) -> View<'_> {
-        View { address: self.address, len: self.len, element: self.element, owner: PhantomData }
+        View { driver: self.driver, address: self.address, len: self.len, element: self.element }
     }
+}
+
+/// Refuses an operand that lies on another device than the one that is to work on it.
+pub(crate) fn same_device(
+    kernel: &'static str,
+    operand: &'static str,
+    driver: &dyn Driver,
+    owner: *const (),
+) -> Result<()> {
+    if std::ptr::addr_eq(std::ptr::from_ref(driver), owner) {
+        return Ok(());
+    }
+    Err(Error::argument(kernel, format!("{operand} belongs to another driver, expected {}", driver.device())))
+}
+
+/// What tells one driver from another.
+pub(crate) fn identity(driver: &dyn Driver) -> *const () {
+    std::ptr::from_ref(driver).cast()
 }
 
 fn part(address: Address, len: usize, element: Element, range: Range<usize>) -> (Address, usize) {

@@ -1,11 +1,12 @@
 //! What a device can do, as little as the launchers need: memory, copies, launches, products, events. Everything is queued on
 //! one stream and runs in the order of the calls; only `download`, `synchronize` and `elapsed` wait.
 
+use std::any::Any;
 use std::ffi::c_void;
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Gemm, Result};
+use crate::{Error, Gemm, Result};
 
 /// An address in device memory.
 pub type Address = u64;
@@ -46,9 +47,31 @@ pub struct Shape {
     pub shared: u32,
 }
 
-/// A point in the queue, by the driver's own name for it.
-#[derive(Debug)]
-pub struct Event(pub u64);
+/// A point in the queue of the driver that recorded it.
+pub struct Event(Box<dyn Any + Send + Sync>);
+
+impl Event {
+    /// Wraps what a driver knows of the point, whose type nobody else can name.
+    pub fn new(mark: impl Any + Send + Sync) -> Self {
+        Event(Box::new(mark))
+    }
+
+    /// What was wrapped, if its type is `T`.
+    pub fn mark<T: Any>(&self) -> Result<&T> {
+        self.0.downcast_ref().ok_or_else(Event::foreign)
+    }
+
+    /// The error of a driver that did not record an event.
+    pub fn foreign() -> Error {
+        Error::driver("waiting for an event", "another driver recorded it")
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Event")
+    }
+}
 
 /// A device.
 pub trait Driver: Send + Sync + fmt::Debug {
@@ -103,8 +126,8 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Marks this point of the queue.
     fn record(&self) -> Result<Event>;
 
-    /// Waits for both events; the time between them on the device.
-    fn elapsed(&self, from: Event, to: Event) -> Result<Duration>;
+    /// Waits for both events, which this driver recorded; the time between them on the device.
+    fn elapsed(&self, from: &Event, to: &Event) -> Result<Duration>;
 
     /// Waits until everything queued is done.
     fn synchronize(&self) -> Result<()>;

@@ -1,6 +1,7 @@
 //! The matrix product of a driver: D (m, n) = alpha · op(A) (m, k) · op(B) (k, n) [+ D]. All three lie row after row without
 //! gaps; A and B are f32 or bf16, D is either; sums are f32 and rounded once.
 
+use crate::buffer::{identity, same_device};
 use crate::{Address, Driver, Element, Error, Result, View, ViewMut};
 
 /// An operand: a matrix as stored, or its transpose.
@@ -64,6 +65,9 @@ pub fn gemm(
         if !matches!(found, Element::F32 | Element::BF16) || (operand == "B" && found != input) {
             return Err(Error::Element { kernel: "gemm", operand, found, expected });
         }
+    }
+    for (operand, owner) in [("A", a.elements.driver), ("B", b.elements.driver), ("D", d.driver)] {
+        same_device("gemm", operand, driver, identity(owner))?;
     }
     if m * n == 0 || (k == 0 && accumulate) {
         return Ok(());

@@ -1,7 +1,8 @@
 //! What a kernel of `kernels/*.cu` looks like from here, and a call of one: operands are given by name, checked for type and
 //! length, and have to follow the kernel's own list of parameters.
 
-use crate::{Address, Arg, Driver, Element, Error, Result, Shape, View, ViewMut};
+use crate::buffer::{identity, same_device};
+use crate::{Arg, Driver, Element, Error, Result, Shape, View, ViewMut};
 
 /// A kernel; for each of `elements` there is an entry point `name_element`.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub(crate) struct Call {
     kernel: &'static Kernel,
     element: Element,
     args: Vec<Arg>,
+    /// Operands and the drivers that own them.
+    owners: Vec<(&'static str, *const ())>,
     wrong: Option<Error>,
 }
 
@@ -84,12 +87,13 @@ impl Call {
             let names: Vec<&str> = kernel.elements.iter().map(|e| e.name()).collect();
             Error::NotBuilt { kernel: kernel.name, found: element, expected: names.join(" or ") }
         });
-        Call { kernel, element, args: Vec::with_capacity(kernel.parameters.len()), wrong }
+        let parameters = kernel.parameters.len();
+        Call { kernel, element, args: Vec::with_capacity(parameters), owners: Vec::with_capacity(parameters), wrong }
     }
 
     /// An operand of `expected` elements that the kernel reads.
     pub(crate) fn read(self, name: &'static str, view: View<'_>, expected: usize) -> Self {
-        self.pointer(name, view.address, view.len, view.element, expected)
+        self.pointer(name, view, expected)
     }
 
     /// An operand that may be missing: the kernel then sees null.
@@ -102,7 +106,7 @@ impl Call {
 
     /// An operand of `expected` elements that the kernel writes.
     pub(crate) fn write(self, name: &'static str, view: &mut ViewMut<'_>, expected: usize) -> Self {
-        self.pointer(name, view.address, view.len, view.element, expected)
+        self.pointer(name, view.as_view(), expected)
     }
 
     /// A result that nobody may want: the kernel then sees null.
@@ -142,15 +146,19 @@ impl Call {
     /// # Safety
     /// Under this shape and these numbers the kernel stays within the lengths that were checked.
     pub(crate) unsafe fn launch(self, driver: &dyn Driver, shape: Shape) -> Result<()> {
-        let Call { kernel, element, args, wrong } = self;
+        let Call { kernel, element, args, owners, wrong } = self;
         if let Some(error) = wrong {
             return Err(error);
+        }
+        for (operand, owner) in owners {
+            same_device(kernel.name, operand, driver, owner)?;
         }
         assert_eq!(args.len(), kernel.parameters.len(), "{}: arguments", kernel.name);
         if shape.grid.contains(&0) {
             return Ok(());
         }
-        // SAFETY: names and kinds follow the kernel's list; the rest is the caller's promise.
+        // SAFETY: names and kinds follow the kernel's list, the views borrow live buffers of this driver; the rest is the
+        // caller's promise.
         unsafe { driver.launch(kernel.module, &format!("{}_{element}", kernel.name), shape, &args) }
     }
 
@@ -159,15 +167,10 @@ impl Call {
         self.push(name, kind, Arg::Pointer(0))
     }
 
-    fn pointer(
-        mut self,
-        name: &'static str,
-        address: Address,
-        found: usize,
-        element: Element,
-        expected: usize,
-    ) -> Self {
+    fn pointer(mut self, name: &'static str, view: View<'_>, expected: usize) -> Self {
+        let View { driver, address, len: found, element } = view;
         let kernel = self.kernel.name;
+        self.owners.push((name, identity(driver)));
         let fixed = match self.kernel.parameters.get(self.args.len()) {
             Some((_, Kind::Of(fixed))) => Some(*fixed),
             _ => None,

@@ -23,3 +23,13 @@ extern "C" __global__ void planted_unwaited_copy(const float* x, float* y) {
     __syncthreads();
     st(y + threadIdx.x, tile[63 - threadIdx.x]);
 }
+
+// Right: additions of all threads to one number, which would be lost without being atomic.
+extern "C" __global__ void planted_additions(const float* x, float* sum) { atomic_add(sum, ld(x + threadIdx.x)); }
+
+// The same without, each between two meetings of the warp.
+extern "C" __global__ void planted_lost_additions(const float* x, float* sum) {
+    const float before = ld(sum);
+    __syncwarp();
+    st(sum, before + ld(x + threadIdx.x));
+}

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use dora_gpu_check::synth;
 use serde_json::Value;
-
-use crate::synth_model;
-use crate::training::random_rows;
 
 /// Cases that are measured in turn.
 pub struct Group {
@@ -181,7 +179,7 @@ impl Case {
                 if !folder.join("config.json").exists() {
                     eprintln!("writing a model of random weights");
                     let unfinished = dir.join("smollm2-135m-shape.part");
-                    synth_model::write(root, "smollm2-135m", &unfinished, 0)?;
+                    synth::checkpoint("smollm2-135m", &unfinished, 0)?;
                     std::fs::rename(unfinished, &folder)?;
                 }
                 folder
@@ -201,7 +199,7 @@ impl Case {
                 let config: Value = serde_json::from_slice(&std::fs::read(&path)?)
                     .with_context(|| format!("reading {}", path.display()))?;
                 let vocabulary = config["vocab_size"].as_u64().context("config.json has no vocab_size")?;
-                random_rows(rounds * per_round, tokens, vocabulary as usize)
+                synth::rows(rounds * per_round, tokens, vocabulary as usize)
             }
             Rows::Task(task) => {
                 let path = peers.context("rows of a task need peers")?.join(format!("rows/{task}-train.jsonl"));

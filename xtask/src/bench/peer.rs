@@ -19,7 +19,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts it.
+    /// Starts it, and waits until its model is loaded: what runs meanwhile would be slowed down.
     pub fn start(root: &Path, peers: &Path, model: &Path, method: &str, case: &Case) -> Result<Self> {
         let python = peers.join("venv/bin/python");
         ensure!(python.exists(), "{} is not there, expected a Python with PEFT", python.display());
@@ -29,16 +29,22 @@ impl Peer {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let requests = child.stdin.take().context("its input is a pipe")?;
         let answers = BufReader::new(child.stdout.take().context("its output is a pipe")?);
-        Ok(Peer { child, requests, answers })
+        let mut peer = Peer { child, requests, answers };
+        peer.answer()?;
+        Ok(peer)
     }
 
     /// A round over the rows of a file.
     pub fn round(&mut self, rows: &Path) -> Result<Round> {
-        let said = writeln!(self.requests, "{}", rows.display()).and_then(|()| self.requests.flush());
+        writeln!(self.requests, "{}", rows.display()).context("talking to PEFT")?;
+        parse(&self.answer()?)
+    }
+
+    fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
-        said.and_then(|()| self.answers.read_line(&mut line)).context("talking to PEFT")?;
+        self.answers.read_line(&mut line).context("listening to PEFT")?;
         ensure!(!line.is_empty(), "benches/peft_steps.py ended without an answer; run by hand, it says why");
-        parse(&line)
+        Ok(line)
     }
 }
 

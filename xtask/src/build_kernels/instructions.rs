@@ -18,20 +18,43 @@ const PRODUCT: &str = "HMMA.16816.F32.BF16";
 type Expected = (&'static str, &'static str, &'static [&'static str]);
 
 /// Modules and what is expected of them.
-const EXPECTED: [(&str, &[Expected]); 11] = [
+const EXPECTED: [(&str, &[Expected]); 16] = [
     ("adamw", &[("adamw", "", &[LOAD, STORE])]),
-    ("attention", &[("attention_forward", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT])]),
+    ("attention", &[("attention_forward", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT, STORE])]),
     (
         "attention_backward",
-        &[("attention_dkv", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT]), ("attention_dq", "_bf16", &[COPY, PRODUCT])],
+        &[
+            ("attention_delta", "", &[LOAD]),
+            ("attention_dkv", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT, STORE]),
+            ("attention_dq", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT, STORE]),
+        ],
     ),
     ("cast", &[("cast", "", &[LOAD, STORE])]),
-    ("cross_entropy", &[("cross_entropy", "", &[LOAD])]),
+    (
+        "cross_entropy",
+        &[
+            ("cross_entropy_bf16", "", &[LOAD, STORE]),
+            ("cross_entropy_f32", "", &[LOAD, STORE]),
+            ("cross_entropy_losses", "", &[LOAD]),
+        ],
+    ),
     ("dora", &[("dora_compose", "", &[LOAD, STORE]), ("dora_backward", "", &[LOAD, STORE])]),
+    ("dora_norms", &[("dora_row_norms_squared", "", &[LOAD])]),
     ("dropout", &[("dropout", "", &[LOAD, STORE])]),
+    (
+        "embedding",
+        &[
+            ("embedding_from", "", &[LOAD, STORE]),
+            ("embedding_backward", "", &[LOAD, STORE]),
+            ("scatter_rows", "", &[LOAD, STORE]),
+        ],
+    ),
     ("nf4", &[("nf4_dequantize", "", &[LOAD, STORE]), ("nf4_quantize", "", &[LOAD])]),
     ("nf4_product", &[("nf4_product", "_bf16", &[LOAD, PRODUCT])]),
+    ("pointwise", &[("", "", &[LOAD, STORE])]),
+    ("reduce", &[("column_parts", "", &[LOAD, STORE]), ("sum_of_squares", "", &[LOAD])]),
     ("rms_norm", &[("rms_norm", "", &[LOAD, STORE])]),
+    ("rope", &[("rope", "", &[LOAD, STORE])]),
     ("swiglu", &[("swiglu", "", &[LOAD, STORE])]),
 ];
 

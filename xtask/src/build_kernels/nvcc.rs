@@ -88,7 +88,7 @@ fn release(nvcc: &Path) -> Result<String> {
     Ok(release.with_context(|| format!("{} --version names no release", nvcc.display()))?.to_owned())
 }
 
-/// The folder that the packages fill, below `target/nvcc`. Installed once.
+/// The folder that the packages fill, below `target/nvcc`. Installed once, which needs the network.
 fn install(root: &Path, packages: &[&str]) -> Result<PathBuf> {
     let environment = root.join("target/nvcc/venv");
     let pip = environment.join("bin/pip");
@@ -98,15 +98,27 @@ fn install(root: &Path, packages: &[&str]) -> Result<PathBuf> {
         );
         run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
     }
-    run(Command::new(&pip).args(["install", "--quiet", "--disable-pip-version-check", "--no-deps"]).args(packages))?;
-    let libraries = environment.join("lib");
-    for entry in libraries.read_dir().with_context(|| format!("reading {}", libraries.display()))? {
-        let folder = entry?.path().join("site-packages/nvidia/cu13");
-        if folder.is_dir() {
-            return Ok(folder);
+    let installed = |libraries: &Path| -> Result<Option<PathBuf>> {
+        for entry in libraries.read_dir().with_context(|| format!("reading {}", libraries.display()))? {
+            let packages_folder = entry?.path().join("site-packages");
+            if packages.iter().all(|package| packages_folder.join(record(package)).is_dir()) {
+                return Ok(Some(packages_folder.join("nvidia/cu13")));
+            }
         }
+        Ok(None)
+    };
+    let libraries = environment.join("lib");
+    if let Some(folder) = installed(&libraries)? {
+        return Ok(folder);
     }
-    bail!("{} holds no site-packages/nvidia/cu13 after installing {}", libraries.display(), packages.join(" "))
+    run(Command::new(&pip).args(["install", "--quiet", "--disable-pip-version-check", "--no-deps"]).args(packages))?;
+    installed(&libraries)?
+        .with_context(|| format!("{} lacks a package after installing {}", libraries.display(), packages.join(" ")))
+}
+
+/// The folder that says that a package of a version is installed.
+fn record(package: &str) -> String {
+    format!("{}.dist-info", package.replace('-', "_").replace("==", "-"))
 }
 
 fn run(command: &mut Command) -> Result<Output> {

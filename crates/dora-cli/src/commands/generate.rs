@@ -70,7 +70,7 @@ pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
         console.note(format!("note: the model's context of {} tokens is full", base.model.context()));
     }
     let object = json!({
-        "text": answer.text, "prompt_tokens": answer.prompt_tokens, "new_tokens": answer.new_tokens, "stop": stop,
+        "prompt": args.prompt, "text": answer.text, "prompt_tokens": answer.prompt_tokens, "new_tokens": answer.new_tokens, "stop": stop,
     });
     console.result("", &object)?;
     Ok(ExitCode::SUCCESS)

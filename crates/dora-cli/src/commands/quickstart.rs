@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::eval::{WeightArgs, put_on};
 use super::generate::continue_text;
+use super::report::SAMPLES_FILE;
 use super::train::DataArgs;
 use super::{eval, merge, train};
 use crate::base::Base;
@@ -97,6 +98,9 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         say(format!("  you     {prompt}\n  before {before}\n  after  {after}\n"))?;
     }
 
+    let sample = |i: usize| json!({ "prompt": PROMPTS[i], "before": before[i], "text": after[i] }).to_string() + "\n";
+    write_file(&adapter.join(SAMPLES_FILE), (0..PROMPTS.len()).map(sample).collect::<String>().as_bytes())?;
+
     let to_merge = merge::Args {
         model: model.clone(),
         adapter: adapter.clone(),
@@ -114,7 +118,8 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     say(format!("merged:  {} (a plain checkpoint, as large as the base; it answers the same)", merged.display()))?;
     say(format!("{:.0} s in all. Now your own model and rows:\n", start.elapsed().as_secs_f64()))?;
     say("  dora train --model MODEL_FOLDER --data ROWS.jsonl --output my-adapter".into())?;
-    say("  dora generate --model MODEL_FOLDER --adapter my-adapter --prompt \"...\"\n".into())?;
+    say("  dora generate --model MODEL_FOLDER --adapter my-adapter --prompt \"...\"".into())?;
+    say("  dora report my-adapter --output report.html\n".into())?;
     say("MODEL_FOLDER holds a Llama-type Hugging Face checkpoint; a row is {\"prompt\": \"...\", \"completion\": \"...\"}.".into())?;
     if console.is_json() {
         let samples: Vec<Value> = (0..PROMPTS.len())

@@ -23,6 +23,7 @@ use crate::console::Console;
 use crate::failure::Usage;
 use crate::output::check_file;
 use inputs::Inputs;
+pub use run::SAMPLES_FILE;
 
 /// Arguments of `dora report`.
 #[derive(clap::Args)]

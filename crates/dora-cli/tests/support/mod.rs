@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod report;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

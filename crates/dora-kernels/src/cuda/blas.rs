@@ -46,8 +46,12 @@ struct Plan {
 unsafe impl Send for Blas {}
 
 impl Blas {
-    /// A handle for the current context; the workspace has `WORKSPACE` bytes on its device, aligned to 256.
-    pub fn new(workspace: Address) -> Result<Self> {
+    /// A handle for the current context.
+    ///
+    /// # Safety
+    /// A context is current here and when this is dropped, and `WORKSPACE` bytes on its device, aligned to 256, begin at
+    /// `workspace` and are used by nothing else until then.
+    pub unsafe fn new(workspace: Address) -> Result<Self> {
         // SAFETY: only asks the loader whether the library opens; cudarc would panic later where it does not.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::NoBlas);

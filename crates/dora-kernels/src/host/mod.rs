@@ -27,8 +27,10 @@ pub struct HostDriver {
     modules: Mutex<HashMap<&'static str, Arc<Module>>>,
     memory: Mutex<Memory>,
     counters: Mutex<BTreeMap<String, (u64, Counters)>>,
-    start: Instant,
 }
+
+/// What an event holds. Launches end before they return.
+struct Mark(Instant);
 
 impl HostDriver {
     /// A device that schedules by a seed.
@@ -42,7 +44,6 @@ impl HostDriver {
             modules: Mutex::default(),
             memory: Mutex::default(),
             counters: Mutex::default(),
-            start: Instant::now(),
         })
     }
 
@@ -156,11 +157,12 @@ impl Driver for HostDriver {
     }
 
     fn record(&self) -> Result<Event> {
-        Ok(Event(self.start.elapsed().as_nanos() as u64))
+        Ok(Event::new(Mark(Instant::now())))
     }
 
-    fn elapsed(&self, from: Event, to: Event) -> Result<Duration> {
-        Ok(Duration::from_nanos(to.0.saturating_sub(from.0)))
+    fn elapsed(&self, from: &Event, to: &Event) -> Result<Duration> {
+        let [from, to] = [from.mark::<Mark>()?, to.mark::<Mark>()?];
+        Ok(to.0.saturating_duration_since(from.0))
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -1,8 +1,10 @@
 //! Launchers of `kernels/embedding.cu`: rows of a table by number, their gradient, and rows put where numbers say.
 
+use std::sync::Arc;
+
 use crate::kernel::{ACTIVATIONS, Call, Kernel, Kind, f32s, int, own, u32s};
 use crate::launch::Columns;
-use crate::{Driver, Element, Error, Result, Shape, View, ViewMut};
+use crate::{Buffer, Driver, Element, Error, Result, Shape, View, ViewMut};
 
 pub(super) const FROM_F32: Kernel = Kernel {
     module: "embedding",
@@ -57,54 +59,64 @@ pub fn embedding(driver: &dyn Driver, ids: View<'_>, table: View<'_>, vocab: usi
     unsafe { call.launch(driver, row_shape(n, columns)) }
 }
 
-/// The rows that each distinct id was read for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The rows that each distinct id was read for, on the device. Made here, so that no address comes from unchecked data.
+#[derive(Debug)]
 pub struct RowsById {
     /// Distinct ids, ascending.
-    pub ids: Vec<u32>,
+    ids: Buffer,
     /// Where each id's rows begin in `order`, and the end of the last.
-    pub starts: Vec<u32>,
+    starts: Buffer,
     /// Rows, by id and then by number.
-    pub order: Vec<u32>,
+    order: Buffer,
 }
 
 impl RowsById {
     /// Groups rows 0, 1, … by their ids.
-    pub fn new(of_rows: &[u32]) -> Self {
-        let mut order: Vec<u32> = (0..of_rows.len() as u32).collect();
-        order.sort_by_key(|&row| of_rows[row as usize]);
-        let mut ids = Vec::new();
-        let mut starts = Vec::new();
-        for (at, &row) in order.iter().enumerate() {
-            let id = of_rows[row as usize];
-            if ids.last() != Some(&id) {
-                ids.push(id);
-                starts.push(at as u32);
-            }
-        }
-        starts.push(of_rows.len() as u32);
-        RowsById { ids, starts, order }
+    pub fn new(driver: &Arc<dyn Driver>, of_rows: &[u32]) -> Result<Self> {
+        let [ids, starts, order] = grouped(of_rows).map(|list| {
+            let bytes: Vec<u8> = list.iter().flat_map(|x| x.to_ne_bytes()).collect();
+            Buffer::from_bytes(driver, Element::U32, &bytes)
+        });
+        Ok(RowsById { ids: ids?, starts: starts?, order: order? })
     }
 }
 
-/// Adds to dtable (vocab, columns) the rows of dy (n, columns) by id; the three lists are those of `RowsById`, on the device.
+/// The lists of [`RowsById`].
+fn grouped(of_rows: &[u32]) -> [Vec<u32>; 3] {
+    let mut order: Vec<u32> = (0..of_rows.len() as u32).collect();
+    order.sort_by_key(|&row| of_rows[row as usize]);
+    let mut ids = Vec::new();
+    let mut starts = Vec::new();
+    for (at, &row) in order.iter().enumerate() {
+        let id = of_rows[row as usize];
+        if ids.last() != Some(&id) {
+            ids.push(id);
+            starts.push(at as u32);
+        }
+    }
+    starts.push(of_rows.len() as u32);
+    [ids, starts, order]
+}
+
+/// Adds to dtable (vocab, columns) the rows of dy (n, columns) by id.
 pub fn embedding_backward(
     driver: &dyn Driver,
-    [ids, starts, order]: [View<'_>; 3],
+    rows: &RowsById,
     dy: View<'_>,
     vocab: usize,
     mut dtable: ViewMut<'_>,
 ) -> Result<()> {
-    let (count, n, columns) = (ids.len, order.len, dtable.len.checked_div(vocab).unwrap_or(0));
+    let (count, n, columns) = (rows.ids.len(), rows.order.len(), dtable.len.checked_div(vocab).unwrap_or(0));
     let call = Call::new(&BACKWARD, dy.element)
-        .read("ids", ids, count)
-        .read("starts", starts, count + 1)
-        .read("order", order, n)
+        .read("ids", rows.ids.view(), count)
+        .read("starts", rows.starts.view(), count + 1)
+        .read("order", rows.order.view(), n)
         .read("dy", dy, n * columns)
         .write("dtable", &mut dtable, vocab * columns)
         .int("vocab", vocab)
         .int("columns", columns);
-    // SAFETY: a block a distinct id, which alone writes that row; `RowsById` made offsets and rows below n.
+    // SAFETY: a block a distinct id, which alone writes that row, where it is one of the table's; `RowsById` made offsets and
+    // rows below n.
     unsafe { call.launch(driver, row_shape(count, columns)) }
 }
 
@@ -125,4 +137,15 @@ pub fn scatter_rows(driver: &dyn Driver, ids: View<'_>, x: View<'_>, rows: usize
 fn row_shape(rows: usize, columns: usize) -> Shape {
     let threads = Columns::new(columns, Element::BF16.size()).threads_of_row();
     Shape { grid: [if columns == 0 { 0 } else { rows as u32 }, 1, 1], threads, shared: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_grouped_in_their_order() {
+        assert_eq!(grouped(&[5, 2, 5, 2, 9]), [vec![2, 5, 9], vec![0, 2, 4, 5], vec![1, 3, 0, 2, 4]]);
+        assert_eq!(grouped(&[]), [vec![], vec![0], vec![]]);
+    }
 }

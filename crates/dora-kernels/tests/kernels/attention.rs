@@ -12,7 +12,7 @@ use dora_kernels::launch::{
 use dora_kernels::{Driver, Element};
 
 use crate::attention_case::{Case, documents, heads};
-use crate::support::{Input, close, device, devices, room, traffic, values};
+use crate::support::{Input, close, device, devices, room, values};
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -170,25 +170,4 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(text, "attention_dq_16: documents have other keys than queries, expected the same");
     let beyond = AttentionTiles::new(&device, &documents(&[3, 4]), (7, 6), 1).unwrap_err();
     assert_eq!(beyond.to_string(), "attention: queries 3..7 and keys 3..7 of a document, among 7 and 6");
-}
-
-/// Generating reads K and V once for all heads that share them, and little else. Training reads them once for 64 queries and a
-/// head, which the caches serve: the products decide there.
-#[test]
-fn traffic_is_the_least_in_generating() {
-    let shape = heads(8, 2, 64);
-    let keys = 1024;
-    let host = device(1);
-    let device: Arc<dyn Driver> = host.clone();
-    let case = Case::new(Element::BF16, shape, vec![AttentionDocument { queries: 0..1, keys: 0..keys }]);
-    let (wide, splits) = (shape.heads * shape.width, attention_splits(keys));
-    case.on(&device, 4, |inputs| {
-        let (mut o, mut lse, mut partial) = (
-            room(&device, Element::BF16, wide),
-            room(&device, Element::F32, splits * shape.heads),
-            room(&device, Element::F32, splits * wide),
-        );
-        attention_generate(device.as_ref(), inputs, partial.view_mut(), lse.view_mut(), o.view_mut()).unwrap();
-    });
-    traffic(&host, "attention_forward_64_bf16", 2 * keys * shape.kv_heads * shape.width, 2.0, 1.1);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dora_kernels::launch::{cross_entropy, cross_entropy_losses};
 use dora_kernels::{Buffer, Driver, Element};
 
-use crate::support::{Input, close, device, devices, room, traffic, values};
+use crate::support::{Input, close, devices, room, values};
 
 const SIZES: [(usize, usize); 7] = [(1, 1), (3, 7), (5, 64), (4, 333), (2, 5003), (2, 4096), (0, 8)];
 const IGNORE: i32 = -100;
@@ -72,18 +72,4 @@ fn what_is_not_finite_shows() {
         assert_eq!(gradient[80], 0.0);
         assert!(gradient[120..].iter().all(|x| x.is_nan()));
     }
-}
-
-/// Losses read once. The gradient reads a second time, from cache: 2 elements from memory.
-#[test]
-fn traffic_is_the_least() {
-    let (rows, vocab) = (3, 8192);
-    let host = device(1);
-    let device: Arc<dyn Driver> = host.clone();
-    let chosen = targets(&device, &[5, 8191, 0]);
-    let (mut loss, mut z) = (room(&device, Element::F32, rows), logits(Element::BF16, rows, vocab).on(&device));
-    cross_entropy_losses(device.as_ref(), z.view(), chosen.view(), loss.view_mut()).unwrap();
-    cross_entropy(device.as_ref(), z.view_mut(), chosen.view(), 1.0, loss.view_mut()).unwrap();
-    traffic(&host, "cross_entropy_losses_bf16", rows * vocab, 2.0, 1.1);
-    traffic(&host, "cross_entropy_bf16", rows * vocab, 4.0, 1.1);
 }

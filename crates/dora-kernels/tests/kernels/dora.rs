@@ -5,9 +5,9 @@ use dora_kernels::launch::{
     DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraVanished, dora_backward, dora_compose,
     dora_compose_dropout, dora_magnitude, dora_strips, dora_vanished,
 };
-use dora_kernels::{Buffer, Element, View, ViewMut};
+use dora_kernels::{Element, View, ViewMut};
 
-use crate::support::{Input, close, device, devices, room, traffic, values};
+use crate::support::{Input, close, devices, room, values};
 
 const SIZES: [(usize, usize); 7] = [(1, 1), (3, 7), (0, 8), (5, 64), (67, 40), (130, 264), (65, 513)];
 const TYPES: [Element; 2] = [Element::F32, Element::BF16];
@@ -164,47 +164,4 @@ fn vanished_magnitudes_get_their_gradient() {
             }
         }
     }
-}
-
-/// At most 1.1 times the least; vectors are read once for 64 rows, sums written once.
-#[test]
-fn traffic_is_the_least() {
-    let (rows, width) = (256, 512);
-    let host = device(1);
-    let device: std::sync::Arc<dyn dora_kernels::Driver> = host.clone();
-    let buffers: Vec<Buffer> =
-        (0..4).map(|stream| Input::random(Element::BF16, stream, rows * width).on(&device)).collect();
-    let (m, n, bias) = vectors(width);
-    let (m, n, bias) = (m.on(&device), n.on(&device), bias.on(&device));
-    let columns = DoraColumns { m: m.view(), n: n.view(), bias: Some(bias.view()) };
-    let (mut y, mut z, mut partial) = (
-        room(&device, Element::BF16, rows * width),
-        buffers[3].duplicate().unwrap(),
-        room(&device, Element::F32, dora_strips(rows) * width),
-    );
-    let views: Vec<View<'_>> = buffers.iter().map(Buffer::view).collect();
-    let a = DoraCompose { z: Some(views[0]), low: views[1], scaling: S, columns, y: y.view_mut() };
-    dora_compose(device.as_ref(), a).unwrap();
-    let a = DoraComposeDropout {
-        base: Some(views[0]),
-        z: z.view_mut(),
-        low: views[1],
-        scaling: S,
-        columns,
-        y: y.view_mut(),
-    };
-    dora_compose_dropout(device.as_ref(), a).unwrap();
-    let a = DoraBackward {
-        dy: Some(views[0]),
-        value: views[1],
-        columns,
-        dz: y.view_mut(),
-        rest: None,
-        partial: partial.view_mut(),
-    };
-    dora_backward(device.as_ref(), a).unwrap();
-    let elements = rows * width;
-    traffic(&host, "dora_compose_bf16", elements, 6.0, 1.1);
-    traffic(&host, "dora_compose_dropout_bf16", elements, 10.0, 1.1);
-    traffic(&host, "dora_backward_bf16", elements, 6.0, 1.1);
 }

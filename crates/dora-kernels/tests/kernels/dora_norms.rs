@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dora_kernels::launch::{DoraNorms, dora_merge, dora_norms, dora_row_norms_squared};
 use dora_kernels::{Driver, Element};
 
-use crate::support::{Input, close, device, devices, room, traffic, values};
+use crate::support::{Input, close, device, devices, room, values};
 
 const TYPES: [Element; 2] = [Element::F32, Element::BF16];
 const S: f32 = 0.75;
@@ -144,33 +144,4 @@ fn merging_scales_rows_and_leaves_zeros() {
             close("merged", &merged, &want.collect::<Vec<_>>(), 2e-6);
         }
     }
-}
-
-/// Norms of rows read W once. The sum reads B and U once at rank 32, and A's and W's rows not at all where nothing cancels.
-#[test]
-fn traffic_is_the_least() {
-    let (out, inner, rank) = (256, 512, 32);
-    let host = device(1);
-    let device: Arc<dyn Driver> = host.clone();
-    let w = Input::random(Element::BF16, 1, out * inner).on(&device);
-    let mut norms = room(&device, Element::F32, out);
-    dora_row_norms_squared(device.as_ref(), w.view(), norms.view_mut()).unwrap();
-    traffic(&host, "dora_row_norms_squared_bf16", out * inner, 2.0, 1.1);
-    let [cross, gram, a, b] =
-        [rank * out, rank * rank, rank * inner, out * rank].map(|n| Input::random(Element::F32, 3, n));
-    let gram = Input::new(Element::F32, &gram.values.iter().map(|x| 1e-3 * x).collect::<Vec<_>>());
-    let [cross, gram, a, b] = [cross, gram, a, b].map(|input| input.on(&device));
-    let base = Input::new(Element::F32, &vec![1e4; out]).on(&device);
-    let operands = DoraNorms {
-        base: base.view(),
-        cross: cross.view(),
-        gram: gram.view(),
-        w: w.view(),
-        a: a.view(),
-        b: b.view(),
-        scaling: S,
-        n: norms.view_mut(),
-    };
-    dora_norms(device.as_ref(), operands).unwrap();
-    traffic(&host, "dora_norms_bf16", out * rank, 8.0, 1.1);
 }

@@ -2,7 +2,8 @@
 //! add their rounding.
 
 use dora_kernels::Element::{BF16, F32};
-use dora_kernels::gemm;
+use dora_kernels::launch::add;
+use dora_kernels::{Event, gemm};
 
 use crate::support::{Input, close, devices, room, values};
 
@@ -62,7 +63,24 @@ fn memory_keeps_its_content_and_is_poisoned_when_fresh() {
         let (wall, start) = (std::time::Instant::now(), device.record().unwrap());
         std::thread::sleep(std::time::Duration::from_millis(2));
         let end = device.record().unwrap();
-        let elapsed = device.elapsed(start, end).unwrap();
+        let elapsed = device.elapsed(&start, &end).unwrap();
         assert!(elapsed.as_millis() >= 2 && elapsed <= wall.elapsed(), "{elapsed:?}");
     }
+}
+
+/// What belongs to another driver is refused by name, by kernels and products alike; so is what it never recorded.
+#[test]
+fn what_belongs_to_another_driver_is_refused() {
+    let [here, there] = [&devices()[0], &devices()[1]];
+    let (a, b, mut y) = (Input::random(F32, 1, 4).on(here), Input::random(F32, 2, 4).on(there), room(here, F32, 4));
+    let belongs = |operand| format!("{operand} belongs to another driver, expected host (scheduling seed 1)");
+    let error = add(here.as_ref(), Some(a.view()), b.view(), y.view_mut()).unwrap_err().to_string();
+    assert_eq!(error, format!("add: {}", belongs("b")));
+    let error = add(there.as_ref(), Some(b.view()), b.view(), y.view_mut()).unwrap_err().to_string();
+    assert_eq!(error, "add: y belongs to another driver, expected host (scheduling seed 2)");
+    let (a, b) = (a.view().plain(), b.view().plain());
+    let error = gemm(here.as_ref(), [2, 2, 2], 1.0, a, b, false, &mut y.view_mut()).unwrap_err().to_string();
+    assert_eq!(error, format!("gemm: {}", belongs("B")));
+    let error = here.elapsed(&Event::new(7u64), &here.record().unwrap()).unwrap_err().to_string();
+    assert_eq!(error, "waiting for an event: another driver recorded it");
 }

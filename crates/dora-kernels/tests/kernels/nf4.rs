@@ -7,7 +7,7 @@ use dora_kernels::launch::{Nf4View, nf4_dequantize, nf4_nest, nf4_offset, nf4_pr
 use dora_kernels::{Driver, Element};
 
 use crate::nf4_codec::{MAP, Matrix, floats, nested, nested_map, quantized, rounded};
-use crate::support::{Input, close, device, devices, room, traffic, values};
+use crate::support::{Input, close, device, devices, room, values};
 
 const SIZES: [usize; 10] = [0, 1, 2, 63, 64, 65, 1000, 1024, 4097, 33_333];
 const FLOATS: [Element; 3] = [Element::F32, Element::BF16, Element::F16];
@@ -154,24 +154,4 @@ fn what_does_not_fit_is_refused() {
     let odd = Nf4View { block_size: 96, ..matrix.view() };
     let error = nf4_dequantize(device.as_ref(), &odd, y.view_mut()).unwrap_err();
     assert_eq!(error.to_string(), "nf4_dequantize: block size 96, expected 64, 128, 256 … 4096");
-}
-
-/// Dequantising moves 2 + 0.5 B and a scale's byte for each 64 elements; the product 0.5 B and that byte, x coming from cache.
-#[test]
-fn traffic_is_the_least() {
-    let (out, inner) = (128, 1024);
-    let host = device(1);
-    let device: Arc<dyn Driver> = host.clone();
-    let n = out * inner;
-    let matrix = Matrix::new(&device, n, 64, true);
-    let mut wide = room(&device, Element::BF16, n);
-    nf4_dequantize(device.as_ref(), &matrix.view(), wide.view_mut()).unwrap();
-    traffic(&host, "nf4_dequantize_bf16", n, 2.5 + 1.0 / 64.0, 1.1);
-    let (mut codes, mut scales) = (room(&device, Element::U8, n / 2), room(&device, Element::F32, n / 64));
-    nf4_quantize(device.as_ref(), wide.view(), 64, codes.view_mut(), scales.view_mut()).unwrap();
-    traffic(&host, "nf4_quantize_bf16", n, 2.5 + 4.0 / 64.0, 1.1);
-    let x = Input::random(Element::BF16, 3, inner).on(&device);
-    let mut y = room(&device, Element::BF16, out);
-    nf4_product(device.as_ref(), x.view(), &matrix.view(), (out, inner), y.view_mut()).unwrap();
-    traffic(&host, "nf4_product_8_bf16", n, 0.5 + 1.0 / 64.0, 1.1);
 }

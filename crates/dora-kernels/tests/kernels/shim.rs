@@ -38,6 +38,21 @@ fn races_show_under_every_seed() {
     }
 }
 
+/// Whole numbers, so that every order of additions gives the same sum.
+#[test]
+fn atomic_additions_are_complete() {
+    for device in devices() {
+        let x: Vec<f64> = (0..64).map(f64::from).collect();
+        let x = Input::new(Element::F32, &x).on(&device);
+        let [whole, lost] = ["planted_additions", "planted_lost_additions"].map(|kernel| {
+            let sum = Input::new(Element::F32, &[0.5]).on(&device);
+            planted(&device, "host/planted/race", kernel, &[pointer(&x), pointer(&sum)]).unwrap();
+            values(&sum)[0]
+        });
+        assert!(whole == 2016.5 && lost < whole, "{whole} {lost} on {}", device.device());
+    }
+}
+
 #[test]
 fn barriers_that_not_all_reach_are_named() {
     for device in devices() {

@@ -105,19 +105,3 @@ fn decode(element: Element, bytes: &[u8]) -> Vec<f64> {
     };
     bytes.chunks_exact(element.size()).map(one).collect()
 }
-
-/// Holds what a kernel moved so far, reads from cache apart, to `factor` times the least bytes for each of `elements`, and to its row
-/// of the table in `kernels/README.md`.
-#[track_caller]
-pub fn traffic(device: &HostDriver, kernel: &str, elements: usize, least: f64, factor: f64) {
-    let counted = device.counters()[kernel].1;
-    let each = |count: u64| count as f64 / elements as f64;
-    let moved = each(counted.bytes_loaded + counted.bytes_stored);
-    let (reused, flops) = (each(counted.bytes_reused), each(counted.flops));
-    let row = format!("| `{kernel}` | {least:.2} | {moved:.2} | {reused:.2} | {flops:.1} |");
-    println!("{row}");
-    assert!(moved >= 0.999 * least, "{kernel}: {moved:.3} B an element, less than {least}: something is not counted");
-    assert!(moved <= factor * least, "{kernel}: {moved:.3} B an element, expected at most {factor} · {least}");
-    let table = include_str!("../../../../kernels/README.md");
-    assert!(table.contains(&row), "kernels/README.md has another row for {kernel} than\n{row}");
-}

@@ -47,14 +47,12 @@ mod avx512 {
             let Band { v4, band, width, to, stride } = self;
             let whole = width / BAND * BAND;
             for first in (0..whole).step_by(BAND) {
-                let mut rows = [[0.0f32; BAND]; BAND];
+                let mut rows = [v4.avx512f._mm512_setzero_ps(); BAND];
                 for (i, row) in rows.iter_mut().enumerate() {
-                    row.copy_from_slice(&band[i * width + first..][..BAND]);
+                    *row = pulp::cast::<[f32; BAND], _>(band[i * width + first..][..BAND].try_into().expect("16"));
                 }
-                let turned = turn(v4, rows.map(pulp::cast));
-                for (i, column) in turned.into_iter().enumerate() {
-                    let column: [f32; BAND] = pulp::cast(column);
-                    to[(first + i) * stride..][..BAND].copy_from_slice(&column);
+                for (i, column) in turn(v4, rows).into_iter().enumerate() {
+                    to[(first + i) * stride..][..BAND].copy_from_slice(&pulp::cast::<_, [f32; BAND]>(column));
                 }
             }
             plain(band, width, whole, to, stride);
@@ -65,24 +63,29 @@ mod avx512 {
     #[inline(always)]
     fn turn(v4: V4, rows: [__m512; BAND]) -> [__m512; BAND] {
         let f = v4.avx512f;
-        let pairs: [__m512; BAND] = std::array::from_fn(|i| match i % 2 {
-            0 => f._mm512_unpacklo_ps(rows[i], rows[i + 1]),
-            _ => f._mm512_unpackhi_ps(rows[i - 1], rows[i]),
-        });
-        let fours: [__m512; BAND] = std::array::from_fn(|i| {
-            let first = i / 4 * 4 + i % 4 / 2;
-            let (a, b) = (f._mm512_castps_pd(pairs[first]), f._mm512_castps_pd(pairs[first + 2]));
-            f._mm512_castpd_ps(match i % 2 {
-                0 => f._mm512_unpacklo_pd(a, b),
-                _ => f._mm512_unpackhi_pd(a, b),
-            })
-        });
-        let quarters = |x: &[__m512; BAND], i: usize, distance: usize| match i / distance % 2 {
-            0 => f._mm512_shuffle_f32x4::<0x88>(x[i], x[i + distance]),
-            _ => f._mm512_shuffle_f32x4::<0xdd>(x[i - distance], x[i]),
-        };
-        let eights: [__m512; BAND] = std::array::from_fn(|i| quarters(&fours, i, 4));
-        std::array::from_fn(|i| quarters(&eights, i, 8))
+        let (mut x, mut y) = (rows, rows);
+        for i in (0..BAND).step_by(2) {
+            y[i] = f._mm512_unpacklo_ps(x[i], x[i + 1]);
+            y[i + 1] = f._mm512_unpackhi_ps(x[i], x[i + 1]);
+        }
+        let (double, single) = (|a| f._mm512_castps_pd(a), |a| f._mm512_castpd_ps(a));
+        for i in (0..BAND).step_by(4) {
+            for half in 0..2 {
+                let (a, b) = (double(y[i + half]), double(y[i + half + 2]));
+                x[i + 2 * half] = single(f._mm512_unpacklo_pd(a, b));
+                x[i + 2 * half + 1] = single(f._mm512_unpackhi_pd(a, b));
+            }
+        }
+        for i in 0..BAND / 2 {
+            let i = i / 4 * 8 + i % 4;
+            y[i] = f._mm512_shuffle_f32x4::<0x88>(x[i], x[i + 4]);
+            y[i + 4] = f._mm512_shuffle_f32x4::<0xdd>(x[i], x[i + 4]);
+        }
+        for i in 0..BAND / 2 {
+            x[i] = f._mm512_shuffle_f32x4::<0x88>(y[i], y[i + 8]);
+            x[i + 8] = f._mm512_shuffle_f32x4::<0xdd>(y[i], y[i + 8]);
+        }
+        x
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use askama::Template;
 
 use super::inputs::Inputs;
+use super::run::Run;
 use super::table::{Column, Table};
 use crate::commands::compare::{Sheet, Side, check_alike, differing, sheets};
 
@@ -35,12 +36,13 @@ pub fn all(inputs: &Inputs) -> Result<Vec<Comparison>> {
     all.into_iter().map(view).collect()
 }
 
-/// What can be compared: evaluations, and runs that finished with a held-out loss.
+/// What can be compared: evaluations, and runs without one that finished with a held-out loss.
 fn sides(inputs: &Inputs) -> Result<Vec<Side>> {
     let mut sides: Vec<Side> = inputs.evaluations.iter().map(|evaluation| evaluation.side.clone()).collect();
-    let judged =
-        inputs.runs.iter().filter(|run| run.ending() == "finished" && run.number("/results/eval_loss_after").is_some());
-    for run in judged {
+    let evaluated = |run: &&Run| sides.iter().any(|side| side.training.as_ref() == Some(&run.record));
+    let finished = |run: &&Run| run.ending() == "finished" && run.number("/results/eval_loss_after").is_some();
+    let runs: Vec<&Run> = inputs.runs.iter().filter(|run| finished(run) && !evaluated(run)).collect();
+    for run in runs {
         sides.push(Side::read(&run.path)?);
     }
     Ok(sides)

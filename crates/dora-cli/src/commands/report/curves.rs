@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use crate::plot::{Canvas, Drawn, FONT, colour, range, svg};
 
 /// Size in pixels: narrow, so that a phone shows it with words that can be read.
-const SIZE: (u32, u32) = (480, 300);
+const SIZE: (u32, u32) = (440, 290);
 /// Most points of a curve; of longer ones neighbours are drawn as their mean.
 const MOST: usize = 400;
 
@@ -49,8 +49,8 @@ fn drawn(root: &Canvas, unit: &str, x: Range<f64>, y: Range<f64>, curves: &[Curv
     let mut chart = ChartBuilder::on(root)
         .margin(8)
         .margin_right(16)
-        .x_label_area_size(46)
-        .y_label_area_size(72)
+        .x_label_area_size(50)
+        .y_label_area_size(76)
         .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
@@ -60,9 +60,9 @@ fn drawn(root: &Canvas, unit: &str, x: Range<f64>, y: Range<f64>, curves: &[Curv
         .y_desc(unit)
         .x_label_formatter(&|step| tick(*step, &steps))
         .y_label_formatter(&|figure| tick(*figure, &figures))
-        .x_labels(6)
+        .x_labels(5)
         .y_labels(6)
-        .label_style((FONT, 14))
+        .label_style((FONT, 17))
         .draw()?;
     for curve in curves {
         let colour = colour(curve.colour);

@@ -109,7 +109,7 @@ fn overview(runs: &[Run]) -> Table {
         "Peak memory",
         "Predicted",
         "Seed",
-        "",
+        "Ended",
     ];
     let row = |run: &Run| {
         vec![

@@ -44,7 +44,7 @@ pub struct RunView<'a> {
     pictures: Vec<String>,
     samples: &'a [Sample],
     bars: Vec<Bars>,
-    settings: Vec<(String, String)>,
+    settings: Captioned,
 }
 
 /// A figure to see at once.
@@ -176,8 +176,12 @@ fn memory(run: &Run) -> Option<Bars> {
     let mut rows: Vec<BarRow> = terms.iter().filter_map(term).collect();
     rows.push(row("all, predicted".into(), predicted));
     rows.extend(measured.map(|mb| row("measured".into(), mb)));
-    let off = measured.map_or("not measured".into(), |mb| format!("measured {:+.1} %", 100.0 * (mb / predicted - 1.0)));
-    Some(Bars { caption: format!("Peak memory: predicted, {off}"), columns: vec!["Memory for", "MB"], rows })
+    let off = measured.map(|mb| 100.0 * (mb / predicted - 1.0));
+    let off = off.map_or(String::new(), |percent| {
+        let word = if percent < 0.0 { "less" } else { "more" };
+        format!("; measured {:.1} % {word}", percent.abs())
+    });
+    Some(Bars { caption: format!("Peak memory as predicted{off}"), columns: vec!["Memory for", "MB"], rows })
 }
 
 /// Where the time of the steps went.
@@ -204,24 +208,25 @@ fn profile(run: &Run) -> Option<Bars> {
     Some(Bars { caption: format!("Where the {all:.1} s of the steps went"), columns, rows })
 }
 
-fn settings(run: &Run) -> Vec<(String, String)> {
-    let mut lines = Vec::new();
-    let mut add = |name: String, value: &Value| lines.extend(shown(value).map(|value| (name, value)));
-    for (name, value) in run.record["settings"].as_object().into_iter().flatten() {
-        add(name.clone(), value);
-    }
-    for name in ADAPTER {
-        add(name.to_owned(), &run.record["adapter_config"][name]);
-    }
-    for part in ["data", "eval_data"] {
-        for name in ROWS {
-            add(format!("{part}: {}", name.replace('_', " ")), &run.record[part][name]);
-        }
-    }
-    for name in ["base_sha256", "dora_version"] {
-        add(name.to_owned(), &run.record[name]);
-    }
-    lines
+/// Names and values under captions.
+type Captioned = Vec<(&'static str, Vec<(String, String)>)>;
+
+fn settings(run: &Run) -> Captioned {
+    let lines = |part: &Value, names: &[&str], before: &str| -> Vec<(String, String)> {
+        let line = |name: &&str| Some((format!("{before}{}", name.replace('_', " ")), shown(&part[*name])?));
+        names.iter().filter_map(line).collect()
+    };
+    let record = &run.record;
+    let of_training: Vec<&str> =
+        record["settings"].as_object().into_iter().flatten().map(|(name, _)| &**name).collect();
+    let mut data = lines(&record["data"], &ROWS, "");
+    data.extend(lines(&record["eval_data"], &ROWS, "held-out "));
+    data.extend(lines(record, &["base_sha256", "dora_version"], ""));
+    vec![
+        ("Settings", lines(&record["settings"], &of_training, "")),
+        ("Adapter", lines(&record["adapter_config"], &ADAPTER, "")),
+        ("Data, base and version", data),
+    ]
 }
 
 /// A setting as a person reads it; `None` where it says nothing.

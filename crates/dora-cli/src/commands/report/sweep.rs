@@ -133,9 +133,14 @@ impl Sweep {
                 None => arms.push((run.rank, &run.method, vec![side])),
             }
         }
-        let pair = |(rank, _, b): (usize, &str, Vec<Side>)| {
-            let a = &first.iter().find(|arm| arm.0 == rank)?.2;
-            check_alike(&a[0], &b[0]).is_ok().then(|| [a.clone(), b])
+        let pair = |(rank, _, mut b): (usize, &str, Vec<Side>)| {
+            let mut a = first.iter().find(|arm| arm.0 == rank)?.2.clone();
+            let one = a.remove(0);
+            for arm in [&mut a, &mut b] {
+                arm.retain(|side| check_alike(&one, side).is_ok());
+            }
+            a.insert(0, one);
+            (!b.is_empty()).then_some([a, b])
         };
         Ok(others.into_iter().filter_map(pair).collect())
     }

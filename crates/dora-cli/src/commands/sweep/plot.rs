@@ -9,10 +9,10 @@ use super::arm::Arm;
 use super::points::{Figure, Point};
 use crate::plot::{Canvas, Drawn, FONT, colour, svg};
 
-/// Size of a panel in pixels.
-const PANEL: (u32, u32) = (520, 460);
-/// Height of the key below.
-const KEY: u32 = 48;
+/// Size of a panel in pixels; panels stand one above the other, so that a phone shows them with words that can be read.
+const PANEL: (u32, u32) = (560, 380);
+/// Height of a line of the key below.
+const KEY: u32 = 28;
 /// Half the width of a bar's ends, in distances of ranks.
 const CAP: f64 = 0.025;
 
@@ -20,10 +20,12 @@ const CAP: f64 = 0.025;
 pub fn draw(arms: &[Arm], ranks: &[usize], points: &[Point]) -> Result<String> {
     let answered = points.iter().any(|point| point.accuracy.is_some());
     let panels = if answered { vec![ACCURACY, LOSS] } else { vec![LOSS] };
-    let size = (PANEL.0 * panels.len() as u32, PANEL.1 + KEY);
+    let places = key_places(arms);
+    let lines = places.last().map_or(0, |(_, line)| line + 1);
+    let size = (PANEL.0, PANEL.1 * panels.len() as u32 + KEY * lines);
     let titles: Vec<&str> = panels.iter().map(|panel| panel.title).collect();
     let label = format!("{} against rank", titles.join(" and "));
-    svg(size, &label, |root| drawn(root, &panels, arms, ranks, points))
+    svg(size, &label, |root| drawn(root, &panels, arms, ranks, points, &places))
 }
 
 /// A panel: its title, what its figures are multiplied by, a figure of a point, and a level to compare with.
@@ -39,16 +41,37 @@ const ACCURACY: Panel =
     Panel { title: "accuracy, %", scale: 100.0, of: |point| point.accuracy, level: |point| point.guessing };
 const LOSS: Panel = Panel { title: "held-out loss", scale: 1.0, of: |point| Some(point.loss), level: |_| None };
 
-fn drawn(root: &Canvas, panels: &[Panel], arms: &[Arm], ranks: &[usize], points: &[Point]) -> Drawn {
-    let (upper, key) = root.split_vertically(PANEL.1);
-    for (area, part) in upper.split_evenly((1, panels.len())).iter().zip(panels) {
+/// Where each arm's part of the key begins, and in which line.
+fn key_places(arms: &[Arm]) -> Vec<(i32, u32)> {
+    let (mut x, mut line) = (40, 0);
+    let place = |arm: &Arm| {
+        let width = 44 + 10 * arm.name.chars().count() as i32;
+        if x > 40 && x + width > PANEL.0 as i32 {
+            (x, line) = (40, line + 1);
+        }
+        let place = (x, line);
+        x += width;
+        place
+    };
+    arms.iter().map(place).collect()
+}
+
+fn drawn(
+    root: &Canvas,
+    panels: &[Panel],
+    arms: &[Arm],
+    ranks: &[usize],
+    points: &[Point],
+    places: &[(i32, u32)],
+) -> Drawn {
+    let (upper, key) = root.split_vertically(PANEL.1 * panels.len() as u32);
+    for (area, part) in upper.split_evenly((panels.len(), 1)).iter().zip(panels) {
         panel(root, area, *part, arms, ranks, points)?;
     }
-    let mut x = 40;
-    for (i, arm) in arms.iter().enumerate() {
-        key.draw(&Circle::new((x, 16), 5, colour(i).filled()))?;
-        key.draw(&Text::new(arm.name.clone(), (x + 12, 9), (FONT, 15)))?;
-        x += 40 + 9 * arm.name.chars().count() as i32;
+    for (i, (arm, (x, line))) in arms.iter().zip(places).enumerate() {
+        let y = (line * KEY) as i32 + 14;
+        key.draw(&Circle::new((*x, y), 5, colour(i).filled()))?;
+        key.draw(&Text::new(arm.name.clone(), (x + 12, y - 7), (FONT, 17)))?;
     }
     Ok(())
 }
@@ -62,10 +85,10 @@ fn panel(root: &Canvas, area: &Canvas, part: Panel, arms: &[Arm], ranks: &[usize
     let room = if high > low { 0.08 * (high - low) } else { 0.05 * high.abs().max(1e-6) };
     let (left, right) = (-0.5, ranks.len() as f64 - 0.5);
     let mut chart = ChartBuilder::on(area)
-        .caption(format!("{title} against rank"), (FONT, 18))
+        .caption(format!("{title} against rank"), (FONT, 19))
         .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(72)
+        .x_label_area_size(50)
+        .y_label_area_size(84)
         .build_cartesian_2d(left..right, low - room..high + room)?;
     chart
         .configure_mesh()
@@ -73,9 +96,9 @@ fn panel(root: &Canvas, area: &Canvas, part: Panel, arms: &[Arm], ranks: &[usize
         .light_line_style(TRANSPARENT)
         .x_labels(0)
         .y_desc(title)
-        .label_style((FONT, 13))
+        .label_style((FONT, 16))
         .draw()?;
-    let under = TextStyle::from((FONT, 13)).pos(Pos::new(HPos::Center, VPos::Top));
+    let under = TextStyle::from((FONT, 16)).pos(Pos::new(HPos::Center, VPos::Top));
     let at = |x: f64| chart.plotting_area().map_coordinate(&(x, low - room));
     for (i, rank) in ranks.iter().enumerate() {
         let (x, y) = at(i as f64);
@@ -83,11 +106,11 @@ fn panel(root: &Canvas, area: &Canvas, part: Panel, arms: &[Arm], ranks: &[usize
         root.draw(&Text::new(rank.to_string(), (x, y + 8), under.clone()))?;
     }
     let (x, y) = at((left + right) / 2.0);
-    root.draw(&Text::new("rank", (x, y + 24), under.clone()))?;
+    root.draw(&Text::new("rank", (x, y + 27), under.clone()))?;
     if let Some(y) = level {
         chart.draw_series([PathElement::new([(left, y), (right, y)], BLACK.mix(0.4))])?;
         let (x, y) = chart.plotting_area().map_coordinate(&(left, y));
-        root.draw(&Text::new("guessing", (x + 6, y - 16), (FONT, 12)))?;
+        root.draw(&Text::new("guessing", (x + 6, y - 16), (FONT, 15)))?;
     }
     for (i, arm) in arms.iter().enumerate() {
         let apart = 0.08 * (i as f64 - (arms.len() as f64 - 1.0) / 2.0);

@@ -14,9 +14,8 @@ pub(super) fn forward(gpu: Cuda, ids: &[u32], table: &Tensor) -> Result<Tensor> 
 /// Gradient of the table, in `f32`.
 pub(super) fn backward(gpu: Cuda, ids: &[u32], dy: &Tensor, shape: [usize; 2]) -> Result<Tensor> {
     let mut table = gpu.zeros(DType::F32, &shape)?;
-    let RowsById { ids, starts, order } = RowsById::new(ids);
-    let (ids, starts, order) = (gpu.words(&ids)?, gpu.words(&starts)?, gpu.words(&order)?);
-    let (lists, to) = ([ids.view(), starts.view(), order.view()], table.write(gpu, "embedding")?);
-    launch::embedding_backward(&**gpu.driver(), lists, dy.on(gpu, "embedding")?, shape[0], to)?;
+    let rows = RowsById::new(gpu.driver(), ids)?;
+    let to = table.write(gpu, "embedding")?;
+    launch::embedding_backward(&**gpu.driver(), &rows, dy.on(gpu, "embedding")?, shape[0], to)?;
     Ok(table)
 }

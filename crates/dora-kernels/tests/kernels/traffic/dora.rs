@@ -1,0 +1,104 @@
+//! DoRA's kernels: over a batch, and over a weight.
+
+use dora_kernels::launch::{
+    DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraNorms, DoraVanished, dora_backward, dora_compose,
+    dora_compose_dropout, dora_magnitude, dora_merge, dora_norms, dora_row_norms_squared, dora_strips, dora_vanished,
+};
+use dora_kernels::{Buffer, Element};
+
+use super::{Row, Table};
+use crate::support::Input;
+
+const F32: Element = Element::F32;
+const ROWS: usize = 256;
+const WIDTH: usize = 512;
+const RANK: usize = 32;
+const N: usize = ROWS * WIDTH;
+const S: f32 = 1.75;
+
+/// Magnitudes and norms of about 1, and b.
+struct Vectors([Buffer; 3]);
+
+impl Vectors {
+    fn new(table: &Table) -> Self {
+        let near_one = |stream| {
+            let x = Input::random(F32, stream, WIDTH).values;
+            Input::new(F32, &x.iter().map(|x| 2.0 + 0.4 * x).collect::<Vec<_>>()).on(&table.device)
+        };
+        Vectors([near_one(1), near_one(2), table.input(F32, 3, WIDTH)])
+    }
+
+    fn columns(&self) -> DoraColumns<'_> {
+        let [m, n, bias] = &self.0;
+        DoraColumns { m: m.view(), n: n.view(), bias: Some(bias.view()) }
+    }
+}
+
+pub(super) fn rows(table: &mut Table) {
+    let vectors = Vectors::new(table);
+    let columns = vectors.columns();
+    for element in [F32, Element::BF16] {
+        of_batch(table, columns, element);
+        of_weight(table, element);
+    }
+    let strips = 64;
+    let (partial, mut dm) = (table.input(F32, 4, strips * WIDTH), table.room(F32, WIDTH));
+    let row =
+        Row { kernel: "dora_magnitude_f32".into(), of: "partial", elements: strips * WIDTH, least: 4.0, because: "" };
+    table.row(row, |d| dora_magnitude(d, partial.view(), &columns, true, dm.view_mut()));
+    let (mut w, m) = (table.input(F32, 5, N), table.input(F32, 6, ROWS));
+    let row = Row { kernel: "dora_merge_f32".into(), of: "w", elements: N, least: 8.0, because: "" };
+    table.row(row, |d| dora_merge(d, w.view_mut(), m.view()));
+}
+
+fn of_batch(table: &mut Table, columns: DoraColumns<'_>, element: Element) {
+    let [a, b] = [1, 2].map(|stream| table.input(element, stream, N));
+    let (mut y, mut z) = (table.room(element, N), table.input(element, 3, N));
+    let mut partial = table.room(F32, dora_strips(ROWS) * WIDTH);
+    let row = |name: &str, of, elements: f64| {
+        let least = elements * element.size() as f64;
+        Row { kernel: format!("{name}_{element}"), of, elements: N, least, because: "" }
+    };
+    let scaling = S;
+    table.row(row("dora_compose", "y", 3.0), |d| {
+        let (z, low, y) = (Some(a.view()), b.view(), y.view_mut());
+        dora_compose(d, DoraCompose { z, low, scaling, columns, y })
+    });
+    table.row(row("dora_compose_dropout", "y", 5.0), |d| {
+        let (base, low, z, y) = (Some(a.view()), b.view(), z.view_mut(), y.view_mut());
+        dora_compose_dropout(d, DoraComposeDropout { base, z, low, scaling, columns, y })
+    });
+    table.row(row("dora_backward", "dy", 3.0), |d| {
+        let (dy, value, dz, partial) = (Some(a.view()), b.view(), y.view_mut(), partial.view_mut());
+        dora_backward(d, DoraBackward { dy, value, columns, dz, rest: None, partial })
+    });
+    // No magnitude vanishes, as in training: two numbers a column are all that is read.
+    let (h, w, b_) = (table.input(element, 7, ROWS * RANK), &a, table.input(element, 8, WIDTH * RANK));
+    let x = table.input(element, 9, ROWS * ROWS);
+    let mut dm = table.room(F32, WIDTH);
+    let row = Row { kernel: format!("dora_vanished_{element}"), of: "dm", elements: WIDTH, least: 8.0, because: "" };
+    table.row(row, |d| {
+        let (dy, x, h, w, b, dm) = (b.view(), x.view(), h.view(), w.view(), b_.view(), dm.view_mut());
+        dora_vanished(d, DoraVanished { dy, x, h, w, b, scaling, columns, dm })
+    });
+}
+
+fn of_weight(table: &mut Table, element: Element) {
+    let (w, mut norms) = (table.input(element, 1, WIDTH * ROWS), table.room(F32, WIDTH));
+    let least = element.size() as f64;
+    let kernel = format!("dora_row_norms_squared_{element}");
+    let row = Row { kernel, of: "w", elements: WIDTH * ROWS, least, because: "" };
+    table.row(row, |d| dora_row_norms_squared(d, w.view(), norms.view_mut()));
+    let [cross, a, b] = [RANK * WIDTH, RANK * ROWS, WIDTH * RANK].map(|n| table.input(F32, 3, n));
+    let gram: Vec<f64> = Input::random(F32, 3, RANK * RANK).values.iter().map(|x| 1e-3 * x).collect();
+    // Large beside the other terms, so that none cancels.
+    let (gram, base) = (Input::new(F32, &gram).on(&table.device), Input::new(F32, &[1e4; WIDTH]).on(&table.device));
+    let kernel = format!("dora_norms_{element}");
+    let row = Row { kernel, of: "B", elements: WIDTH * RANK, least: 8.0, because: "" };
+    table.row(row, |d| {
+        let (base, cross, gram) = (base.view(), cross.view(), gram.view());
+        let operands =
+            DoraNorms { base, cross, gram, w: w.view(), a: a.view(), b: b.view(), scaling: S, n: norms.view_mut() };
+        dora_norms(d, operands)
+    });
+}
