@@ -96,7 +96,14 @@ fn train(device: Device, (_, nf4, lora_dropout): (&str, bool, f64), output: &Pat
         PlanOptions { batch_size: one, grad_accum: 2.try_into().unwrap(), pack_to: None, shuffle: true, seed: 1 };
     let options = RunOptions {
         steps: STEPS,
-        optimizer: OptimizerOptions { lr: 2e-3, lr_magnitude: 1e-3, weight_decay: 0.01, max_grad_norm: 1.0 },
+        optimizer: OptimizerOptions {
+            lr: 2e-3,
+            lr_b: 3e-3,
+            lr_magnitude: 1e-3,
+            weight_decay: 0.01,
+            magnitudes_decay: false,
+            max_grad_norm: 1.0,
+        },
         schedule: Schedule::Constant,
         warmup_steps: 0,
         eval_every: 0,

@@ -20,8 +20,10 @@ fn parameters_follow_pytorch() {
     let parameters = roles.map(parameter);
     let options = OptimizerOptions {
         lr: number(0, "lr"),
+        lr_b: number(0, "lr"),
         lr_magnitude: number(1, "lr"),
         weight_decay: number(0, "weight_decay"),
+        magnitudes_decay: false,
         max_grad_norm: case.json["max_norm"].as_f64().unwrap(),
     };
     let mut optimizer = Optimizer::new(&parameters, options).unwrap();

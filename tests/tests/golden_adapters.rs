@@ -83,8 +83,12 @@ fn gradients_of_every_factor() {
 fn magnitudes_are_their_own_kind_of_parameter() {
     let (_model, adapter) = adapted(&Case::open("dora_seven"));
     for parameter in adapter.parameters() {
-        let magnitude = parameter.name().ends_with(".lora_magnitude_vector");
-        assert_eq!(parameter.role(), if magnitude { Role::Magnitude } else { Role::Matrix }, "{}", parameter.name());
+        let role = match parameter.name() {
+            name if name.ends_with(".lora_magnitude_vector") => Role::Magnitude,
+            name if name.ends_with(".lora_B.weight") => Role::LowRankB,
+            _ => Role::Matrix,
+        };
+        assert_eq!(parameter.role(), role, "{}", parameter.name());
     }
 }
 

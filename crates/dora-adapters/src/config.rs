@@ -40,6 +40,24 @@ pub struct AdapterConfig {
     pub base_model_name_or_path: Option<String>,
     /// Which version of it.
     pub revision: Option<String>,
+    /// How DoRA's magnitudes begin. Of training alone: not on file, where the trained magnitudes are.
+    pub magnitude_init: MagnitudeInit,
+    /// Whether DoRA's norm is differentiated too. Of training alone: not on file, and PEFT always holds it constant.
+    pub exact_norm_gradient: bool,
+}
+
+/// How DoRA's magnitudes m (out) begin.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum MagnitudeInit {
+    /// ‖W + sBA‖ of each row, so that the adapter changes nothing of what A and B make: PEFT's, and ‖W‖ where B is 0.
+    #[default]
+    UpdatedWeightNorm,
+    /// ‖W‖ of each row (the paper's).
+    WeightNorm,
+    /// 1.
+    Ones,
+    /// This many times ‖W‖.
+    Scaled(f64),
 }
 
 /// How A (r, in) and B (out, r) begin.
@@ -101,6 +119,8 @@ impl Default for AdapterConfig {
             alpha_pattern: Overrides::default(),
             base_model_name_or_path: None,
             revision: None,
+            magnitude_init: MagnitudeInit::default(),
+            exact_norm_gradient: false,
         }
     }
 }
@@ -136,6 +156,17 @@ impl AdapterConfig {
         if self.init == Init::OnFile && purpose == Purpose::Begin {
             let found = "of a kind that is known only when loading";
             return Err(setting("init_lora_weights", found, "true or \"gaussian\" to begin an adapter"));
+        }
+        if let MagnitudeInit::Scaled(factor) = self.magnitude_init
+            && !(factor > 0.0 && factor.is_finite())
+        {
+            return Err(setting("magnitude_init", factor, "a factor above 0"));
+        }
+        if !self.use_dora && self.exact_norm_gradient {
+            return Err(setting("exact_norm_gradient", true, "false without `use_dora`"));
+        }
+        if !self.use_dora && self.magnitude_init != MagnitudeInit::default() {
+            return Err(setting("magnitude_init", "set", "nothing without `use_dora`"));
         }
         let named = matches!(self.target_modules, TargetModules::Default | TargetModules::Only(Modules::Names(_)));
         if self.layers_to_transform.is_some() && !named {
@@ -232,6 +263,14 @@ mod tests {
         assert!(layers.starts_with("`layers_to_transform` is set, expected nothing unless"), "{layers}");
         assert!(
             load(|c| c.layers_pattern = vec![LayerPattern::new("h").unwrap()]).starts_with("`layers_pattern` is set")
+        );
+        let factor = |c: &mut AdapterConfig| (c.use_dora, c.magnitude_init) = (true, MagnitudeInit::Scaled(0.0));
+        assert_eq!(load(factor), "`magnitude_init` is 0, expected a factor above 0");
+        let exact = load(|c| c.exact_norm_gradient = true);
+        assert_eq!(exact, "`exact_norm_gradient` is true, expected false without `use_dora`");
+        assert_eq!(
+            load(|c| c.magnitude_init = MagnitudeInit::Ones),
+            "`magnitude_init` is set, expected nothing without `use_dora`"
         );
         assert!(message(|c| c.init = Init::OnFile, Purpose::Begin).starts_with("`init_lora_weights` is"));
         assert!(

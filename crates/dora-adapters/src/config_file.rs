@@ -66,6 +66,7 @@ impl AdapterConfig {
             alpha_pattern: overrides(&mut fields, "alpha_pattern", numbers, Value::as_f64)?,
             base_model_name_or_path: fields.take("base_model_name_or_path", "a string", string)?,
             revision: fields.take("revision", "a string", string)?,
+            ..Self::default()
         };
         fields.rest_is_neutral()?;
         config.check(Purpose::Load)?;

@@ -3,7 +3,7 @@
 
 use crate::inject::Layer;
 use dora_models::linear::{Pass, Projection};
-use dora_tensor::ops::{Norms, dora_linear, dora_norms};
+use dora_tensor::ops::{NormGradient, Norms, dora_linear_with, dora_norms};
 use dora_tensor::{Parameter, Result, Tensor};
 use std::sync::Mutex;
 
@@ -13,6 +13,7 @@ pub(crate) struct Dora {
     magnitude: Parameter,
     /// ‖W‖² (out).
     base: Tensor,
+    norm_gradient: NormGradient,
     norms: Mutex<Option<Cached>>,
 }
 
@@ -23,8 +24,8 @@ struct Cached {
 }
 
 impl Dora {
-    pub(crate) fn new(layer: Layer, magnitude: Parameter, base: Tensor) -> Self {
-        Dora { layer, magnitude, base, norms: Mutex::new(None) }
+    pub(crate) fn new(layer: Layer, magnitude: Parameter, base: Tensor, norm_gradient: NormGradient) -> Self {
+        Dora { layer, magnitude, base, norm_gradient, norms: Mutex::new(None) }
     }
 
     /// ‖W‖² and ‖W + sBA‖ (out) of a layer, as its forward pass sees them.
@@ -47,8 +48,8 @@ impl Projection for Dora {
             .filter(|c| c.versions == versions)
             .map(|c| c.norms.clone());
         let source = known.as_ref().map_or(Norms::From(&self.base), Norms::Known);
-        let (y, norms) =
-            dora_linear(x, weight, bias.as_ref(), &self.layer.update(pass)?, &self.magnitude.tensor(), source)?;
+        let (update, m) = (self.layer.update(pass)?, self.magnitude.tensor());
+        let (y, norms) = dora_linear_with(x, weight, bias.as_ref(), &update, &m, source, self.norm_gradient)?;
         if known.is_none() {
             *self.norms.lock().expect("no pass panicked") = Some(Cached { versions, norms });
         }

@@ -1,7 +1,7 @@
 //! An adapter on a model: a walk over the model's linear layers puts LoRA or DoRA in place of each target, over the layer's
 //! own frozen weight, which is shared and never copied.
 
-use crate::config::{AdapterConfig, Purpose};
+use crate::config::{AdapterConfig, MagnitudeInit, Purpose};
 use crate::dora::Dora;
 use crate::error::{Error, Result};
 use crate::factors::{self, Factors};
@@ -10,7 +10,7 @@ use crate::targets::{Target, expand, resolve};
 use dora_models::checkpoint::ensure_writable_dir;
 use dora_models::linear::{Base, Linear, Pass};
 use dora_models::model::Model;
-use dora_tensor::ops::{Dropout, LowRank};
+use dora_tensor::ops::{Dropout, LowRank, NormGradient};
 use dora_tensor::rng::Stream;
 use dora_tensor::{Device, Parameter, Role, Tensor, Weight};
 use std::path::Path;
@@ -59,6 +59,25 @@ impl Adapter {
     /// Puts the adapter in folder `dir` on a model.
     pub fn load(model: &mut dyn Model, dir: &Path, default_targets: &[&str]) -> Result<Self> {
         let (config, layers) = factors::read(dir, model.shape(), default_targets)?;
+        Self::install(model, config, layers)
+    }
+
+    /// Puts the adapter in folder `dir` on a model to train it further. With `magnitude_init` it goes on as DoRA with magnitudes
+    /// that begin so, whatever it was; with `exact_norm_gradient` its norm is differentiated.
+    pub fn resume(
+        model: &mut dyn Model,
+        dir: &Path,
+        default_targets: &[&str],
+        magnitude_init: Option<MagnitudeInit>,
+        exact_norm_gradient: bool,
+    ) -> Result<Self> {
+        let (config, mut layers) = factors::read(dir, model.shape(), default_targets)?;
+        let mut config = AdapterConfig { exact_norm_gradient, ..config };
+        if let Some(magnitude_init) = magnitude_init {
+            config = AdapterConfig { use_dora: true, magnitude_init, ..config };
+            layers.iter_mut().for_each(|(_, factors)| factors.magnitude = None);
+        }
+        config.check(Purpose::Load)?;
         Self::install(model, config, layers)
     }
 
@@ -151,7 +170,7 @@ fn install(linear: &mut Linear, config: &AdapterConfig, target: Target, factors:
     let factors = factors.to_device(weight.device())?;
     let parameter = |end: &str, role, value| Parameter::new(format!("{path}.{end}"), role, value);
     let a = parameter("lora_A.weight", Role::Matrix, factors.a)?;
-    let b = parameter("lora_B.weight", Role::Matrix, factors.b)?;
+    let b = parameter("lora_B.weight", Role::LowRankB, factors.b)?;
     let layer = Layer {
         weight: weight.clone(),
         bias: bias.clone(),
@@ -167,7 +186,26 @@ fn install(linear: &mut Linear, config: &AdapterConfig, target: Target, factors:
     }
     let (base, norms) = Dora::norms(&layer)?;
     let zero_rows = norms.to_device(Device::Cpu)?.to_vec().iter().filter(|&&n| n == 0.0).count();
-    let magnitude = parameter("lora_magnitude_vector", Role::Magnitude, factors.magnitude.unwrap_or(norms))?;
-    linear.replace(Box::new(Dora::new(layer, magnitude.clone(), base)));
+    let m = match factors.magnitude {
+        Some(m) => m,
+        None => magnitudes(config.magnitude_init, &base, norms)?,
+    };
+    let magnitude = parameter("lora_magnitude_vector", Role::Magnitude, m)?;
+    let gradient = if config.exact_norm_gradient { NormGradient::Exact } else { NormGradient::Detached };
+    linear.replace(Box::new(Dora::new(layer, magnitude.clone(), base, gradient)));
     Ok(Trained { target, a, b, magnitude: Some(magnitude), zero_rows })
+}
+
+/// m (out) as training begins, where `base` holds ‖W‖² and `norms` ‖W + sBA‖.
+fn magnitudes(init: MagnitudeInit, base: &Tensor, norms: Tensor) -> Result<Tensor> {
+    let factor = match init {
+        MagnitudeInit::UpdatedWeightNorm => return Ok(norms),
+        MagnitudeInit::WeightNorm => 1.0,
+        MagnitudeInit::Scaled(factor) => factor as f32,
+        MagnitudeInit::Ones => {
+            return Ok(Tensor::from_vec(vec![1.0; base.shape()[0]], base.shape())?.to_device(base.device())?);
+        }
+    };
+    let norms = base.to_device(Device::Cpu)?.to_vec().into_iter().map(|square| factor * square.sqrt()).collect();
+    Ok(Tensor::from_vec(norms, base.shape())?.to_device(base.device())?)
 }

@@ -55,7 +55,11 @@ fn init_adapter_of_the_other_kind() {
     let room = Room::new();
     let (data, out) = (room.rows("rows.jsonl", &token_rows(2)), room.path("out"));
     let ran = train(&plain(), &data, &out, &["--init-adapter", shown(&golden("lora_rslora/adapter"))]);
-    refused(&ran, 2, "--init-adapter holds a lora adapter, expected one of the kind of --method");
+    refused(
+        &ran,
+        2,
+        "--init-adapter holds a lora adapter, expected one of the kind of --method, or --init-magnitude to go on as DoRA",
+    );
     no_result(&out);
 }
 

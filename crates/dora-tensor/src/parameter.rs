@@ -10,6 +10,8 @@ use std::sync::{Arc, RwLock};
 pub enum Role {
     /// A matrix of a product: decays.
     Matrix,
+    /// The B of a low-rank update: a matrix that may have its own learning rate (LoRA+).
+    LowRankB,
     /// A bias or a norm's weight: no weight decay.
     Vector,
     /// DoRA's magnitude m: own learning rate, no weight decay.

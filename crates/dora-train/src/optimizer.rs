@@ -1,5 +1,5 @@
-//! AdamW over parameters in three groups by role: matrices decay; vectors do not; DoRA's magnitudes have their own learning
-//! rate and do not decay. Before a step the gradients' common norm is clipped as PyTorch's `clip_grad_norm_` does it.
+//! AdamW over parameters in groups by role: matrices decay, and the B of a low-rank update may have its own learning rate (LoRA+,
+//! Hayou et al., 2024, arXiv 2402.12354); vectors do not decay; DoRA's magnitudes have their own learning rate and do not decay. Before a step the gradients' common norm is clipped as PyTorch's `clip_grad_norm_` does it.
 
 use dora_tensor::ops::{AdamW, Clip, Moments};
 use dora_tensor::{Parameter, Role, Tensor};
@@ -11,10 +11,14 @@ use crate::error::{Error, Result};
 pub struct OptimizerOptions {
     /// Learning rate at its height.
     pub lr: f64,
+    /// That of B.
+    pub lr_b: f64,
     /// That of the magnitudes.
     pub lr_magnitude: f64,
     /// Weight decay of the matrices.
     pub weight_decay: f64,
+    /// Whether the magnitudes decay too, as in PEFT.
+    pub magnitudes_decay: bool,
     /// Norm that the gradients are clipped to; 0 leaves them alone.
     pub max_grad_norm: f64,
 }
@@ -40,13 +44,14 @@ impl Optimizer {
         let taken = self.slots.iter().map(|(parameter, _)| parameter).enumerate().filter_map(present);
         let (slots, gradients): (Vec<usize>, Vec<Tensor>) = taken.unzip();
         let clip = Clip::new(&gradients, self.options.max_grad_norm)?;
-        let OptimizerOptions { lr, lr_magnitude, weight_decay, .. } = self.options;
+        let OptimizerOptions { lr, lr_b, lr_magnitude, weight_decay, magnitudes_decay, .. } = self.options;
         for (slot, gradient) in slots.into_iter().zip(&gradients) {
             let (parameter, moments) = &mut self.slots[slot];
             let (lr, weight_decay) = match parameter.role() {
                 Role::Matrix => (lr, weight_decay),
+                Role::LowRankB => (lr_b, weight_decay),
                 Role::Vector => (lr, 0.0),
-                Role::Magnitude => (lr_magnitude, 0.0),
+                Role::Magnitude => (lr_magnitude, if magnitudes_decay { weight_decay } else { 0.0 }),
             };
             let settings = AdamW { lr: lr * factor, weight_decay, betas: [0.9, 0.999], eps: 1e-8, step: self.step + 1 };
             settings.update(parameter, gradient, moments, &clip)?;

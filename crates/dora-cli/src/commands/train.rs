@@ -4,6 +4,7 @@ mod memory;
 mod profile;
 mod record;
 mod settings;
+mod variants;
 mod watch;
 
 use std::process::ExitCode;
@@ -98,6 +99,10 @@ pub fn train(args: &Args, device: Device, console: &Console, interrupt: Interrup
 /// Refuses what can be told before anything loads.
 pub fn prepare(args: &Args, device: Device) -> Result<()> {
     args.check()?;
+    if args.variants.exact_norm_gradient && device != Device::Cpu {
+        let text = format!("--exact-norm-gradient is computed on the CPU, expected none with --device {device}");
+        return Err(Usage(text).into());
+    }
     if args.profile && device != Device::Cpu {
         return Err(Usage(format!("--profile times the CPU, expected none with --device {device}")).into());
     }
@@ -130,6 +135,7 @@ pub fn train_on(
 ) -> Result<Outcome> {
     let trained = Trained::begin(args, base)?;
     let base = &*base;
+    args.notes().into_iter().for_each(|note| console.note(note));
     console.note(trained.counts.to_string());
     for (path, rows) in trained.adapter.iter().flat_map(Adapter::zero_rows) {
         console.note(format!("note: {path} has {rows} rows that are zero; their magnitudes stay as they are"));
@@ -185,7 +191,7 @@ pub fn train_on(
 /// What `run.json` will say of a run before it begins, but for what only an adapter in place knows.
 pub fn description(args: &Args, base: &Base, rows: &Rows) -> Result<Value> {
     let defaults = base.architecture.default_targets;
-    let mut config = Adapter::settings(&*base.model, args.adapter.config()?, defaults)?;
+    let mut config = Adapter::settings(&*base.model, args.config()?, defaults)?;
     config.base_model_name_or_path = Some(args.model.display().to_string());
     let (_, steps) = rows.plan(args);
     record::description(args, steps, base, rows, Some(&config))
@@ -208,13 +214,20 @@ impl Trained {
         let defaults = base.architecture.default_targets;
         Adapter::remove(&mut *base.model);
         let mut adapter = match &args.init_adapter {
-            Some(dir) => Adapter::load(&mut *base.model, dir, defaults)?,
-            None => Adapter::begin(&mut *base.model, args.adapter.config()?, defaults, args.seed)?,
+            Some(dir) => {
+                let (init, exact) =
+                    (args.variants.init_magnitude.map(|init| init.0), args.variants.exact_norm_gradient);
+                Adapter::resume(&mut *base.model, dir, defaults, init, exact)?
+            }
+            None => Adapter::begin(&mut *base.model, args.config()?, defaults, args.seed)?,
         };
         let config = adapter.config_mut();
         if config.use_dora != args.adapter.method.is_dora() {
-            let found = if config.use_dora { "dora" } else { "lora" };
-            let text = format!("--init-adapter holds a {found} adapter, expected one of the kind of --method");
+            let (found, how) = match config.use_dora {
+                true => ("dora", ""),
+                false => ("lora", ", or --init-magnitude to go on as DoRA"),
+            };
+            let text = format!("--init-adapter holds a {found} adapter, expected one of the kind of --method{how}");
             return Err(Usage(text).into());
         }
         config.base_model_name_or_path = Some(args.model.display().to_string());

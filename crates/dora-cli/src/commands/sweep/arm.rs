@@ -8,7 +8,18 @@ use crate::adapter_args::Method;
 use crate::failure::Usage;
 
 /// Options of `dora train` that an arm may have of its own: they change what is trained, not for how long or on what.
-const OPTIONS: [&str; 5] = ["alpha", "dropout", "use-rslora", "init-lora-weights", "weight-decay"];
+const OPTIONS: [&str; 10] = [
+    "alpha",
+    "dropout",
+    "use-rslora",
+    "init-lora-weights",
+    "weight-decay",
+    "lr-magnitude",
+    "init-magnitude",
+    "exact-norm-gradient",
+    "loraplus-lr-ratio",
+    "parameter-groups",
+];
 
 /// The rate of `dora train` when none is said.
 const RATE: f64 = 2e-4;

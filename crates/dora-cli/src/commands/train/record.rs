@@ -91,6 +91,7 @@ pub fn description(
     Ok(json!({
         "dora_version": env!("CARGO_PKG_VERSION"),
         "settings": args.resolved(steps, &rows.options, base),
+        "notes": args.notes(),
         "adapter_config": adapter.transpose()?,
         "base_sha256": base.sha256()?,
         "data": of_data(&rows.data),

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use dora_adapters::config::{AdapterConfig, Purpose};
 use dora_train::data::{LoadOptions, LongRows, PlanOptions};
 use dora_train::optimizer::OptimizerOptions;
 use dora_train::run::RunOptions;
 use dora_train::schedule::Schedule;
 
+use super::variants::{Groups, VariantArgs};
 use crate::adapter_args::{AdapterArgs, Method, Nf4Args};
 use crate::base::{Base, Precision};
 use crate::failure::Usage;
@@ -39,9 +41,11 @@ pub struct Args {
     /// Learning rate [default: 2e-4, or 2e-5 with --method full]
     #[arg(long, help_heading = "Training")]
     lr: Option<f64>,
-    /// Learning rate of DoRA's magnitudes [default: as --lr]
+    /// Learning rate of DoRA's magnitudes [default: as --lr; with --parameter-groups peft as B's]
     #[arg(long, help_heading = "Training")]
     lr_magnitude: Option<f64>,
+    #[command(flatten)]
+    pub variants: VariantArgs,
     /// Course of the learning rate after warm-up
     #[arg(long, value_enum, default_value_t = Course::Linear, help_heading = "Training")]
     schedule: Course,
@@ -188,6 +192,7 @@ impl Args {
                 Usage("--lr-magnitude is for --method dora or qdora, which alone have magnitudes".into()).into()
             );
         }
+        self.variants.check(method, self.lr_magnitude.is_some())?;
         self.nf4.options()?;
         if !method.is_quantized() && self.nf4.is_given() {
             let text = "--block-size and --no-double-quant are for --method qlora or qdora, which alone quantise";
@@ -202,7 +207,7 @@ impl Args {
                 return Err(Usage("--dtype is for frozen weights, expected none with --method full".into()).into());
             }
         } else if self.init_adapter.is_none() {
-            self.adapter.config()?;
+            self.config()?;
         }
         Ok(())
     }
@@ -211,8 +216,29 @@ impl Args {
         self.lr.unwrap_or(if self.adapter.method == Method::Full { 2e-5 } else { 2e-4 })
     }
 
+    fn lr_b(&self) -> f64 {
+        self.lr() * self.variants.ratio()
+    }
+
     fn lr_magnitude(&self) -> f64 {
-        self.lr_magnitude.unwrap_or(self.lr())
+        let with_b = self.variants.parameter_groups == Groups::Peft;
+        self.lr_magnitude.unwrap_or(if with_b { self.lr_b() } else { self.lr() })
+    }
+
+    /// The settings of a new adapter.
+    pub fn config(&self) -> Result<AdapterConfig> {
+        let config = AdapterConfig {
+            magnitude_init: self.variants.init_magnitude.map(|init| init.0).unwrap_or_default(),
+            exact_norm_gradient: self.variants.exact_norm_gradient,
+            ..self.adapter.config()?
+        };
+        config.check(Purpose::Begin)?;
+        Ok(config)
+    }
+
+    /// What the user should know of the variants, and what PEFT does otherwise.
+    pub fn notes(&self) -> Vec<String> {
+        self.variants.notes(self.adapter.method, self.init_adapter.is_some())
     }
 
     /// How rows become steps.
@@ -242,8 +268,10 @@ impl Args {
             steps,
             optimizer: OptimizerOptions {
                 lr: self.lr(),
+                lr_b: self.lr_b(),
                 lr_magnitude: self.lr_magnitude(),
                 weight_decay: self.weight_decay,
+                magnitudes_decay: self.variants.parameter_groups == Groups::Peft,
                 max_grad_norm: self.max_grad_norm,
             },
             schedule: match self.schedule {
@@ -265,7 +293,9 @@ impl Args {
             "model": self.model, "data": self.data, "output": self.output, "eval_data": self.eval_data,
             "method": name(self.adapter.method), "init_adapter": self.init_adapter, "max_seq_len": data.max_seq_len,
             "long_rows": name(self.rows.long_rows), "lr": self.lr(), "lr_magnitude": self.lr_magnitude(),
-            "schedule": name(self.schedule), "warmup_steps": self.warmup_steps, "weight_decay": self.weight_decay,
+            "loraplus_lr_ratio": self.variants.ratio(), "parameter_groups": name(self.variants.parameter_groups),
+            "init_magnitude": self.variants.init_magnitude_json(self.adapter.method, self.init_adapter.is_some()),
+            "exact_norm_gradient": self.variants.exact_norm_gradient, "schedule": name(self.schedule), "warmup_steps": self.warmup_steps, "weight_decay": self.weight_decay,
             "max_grad_norm": self.max_grad_norm, "batch_size": self.batch_size, "grad_accum": self.grad_accum,
             "packing": self.packing, "max_steps": steps, "seed": self.seed, "no_shuffle": self.no_shuffle,
             "eval_every": self.eval_every, "gradient_checkpointing": self.gradient_checkpointing,

@@ -82,7 +82,7 @@ pub(super) fn norms(gpu: Cuda, w: &Tensor, update: &LowRank, base: &Tensor) -> R
 
 /// Gradients of x, A, B, m and b.
 pub(super) fn backward(gpu: Cuda, op: Dora, dy: Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
-    let Dora { x, h, output, weight, bias, update, magnitude, norms } = op;
+    let Dora { x, h, output, weight, bias, update, magnitude, norms, norm_gradient: _ } = op;
     let (x, w, driver) = (x.get()?, weight.materialized()?, &**gpu.driver());
     let ((rows, width), dtype) = (dy.dims2("dora", "dy")?, dy.dtype());
     let (value, from_output) = match &output {

@@ -1,5 +1,6 @@
 //! DoRA (Liu et al., 2024): y (n, out) = g ⊙ z + b, z = x·Wᵀ + s·h·Bᵀ, h (n, r) = x·Aᵀ, g = m/‖W + sBA‖ per output row,
-//! over a frozen W (out, in); W + sBA is never formed (`norms.rs`). The norm counts as a constant (paper, §4.3). With
+//! over a frozen W (out, in); W + sBA is never formed (`norms.rs`). The norm counts as a constant (paper, §4.3), or not
+//! (`exact.rs`). With
 //! dropout x̃ of the update's input (as PEFT): y = x·Wᵀ + (g − 1) ⊙ x̃·Wᵀ + g ⊙ s·x̃·Aᵀ·Bᵀ + b.
 //!
 //! Backward: dz = g ⊙ dy goes through the low-rank update as in LoRA; dx = dz·W + dh·A. Without dropout
@@ -10,6 +11,7 @@
 
 pub(crate) mod cpu;
 mod cuda;
+mod exact;
 mod merge;
 mod norms;
 #[cfg(test)]
@@ -24,7 +26,7 @@ use super::linear::{self, cpu::row_sum};
 use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::tensor::Output;
-use crate::{Device, Op, Result, Tensor, Weight, record};
+use crate::{Device, Error, Op, Result, Tensor, Weight, record};
 use std::sync::{Arc, Mutex};
 
 /// Where the row norms of W + sBA come from.
@@ -36,7 +38,16 @@ pub enum Norms<'a> {
     From(&'a Tensor),
 }
 
-/// y as above for magnitudes m (out), and the norms used (out).
+/// What the backward pass takes the norms for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormGradient {
+    /// Constants, as in the paper (§4.3) and PEFT.
+    Detached,
+    /// Functions of A and B; on the CPU only.
+    Exact,
+}
+
+/// y as above for magnitudes m (out), and the norms used (out), which count as constants.
 pub fn dora_linear(
     x: &Tensor,
     weight: &Arc<dyn Weight>,
@@ -45,6 +56,23 @@ pub fn dora_linear(
     magnitude: &Tensor,
     norms: Norms,
 ) -> Result<(Tensor, Tensor)> {
+    dora_linear_with(x, weight, bias, update, magnitude, norms, NormGradient::Detached)
+}
+
+/// [`dora_linear`] with a choice of the norms' gradient.
+pub fn dora_linear_with(
+    x: &Tensor,
+    weight: &Arc<dyn Weight>,
+    bias: Option<&Tensor>,
+    update: &LowRank,
+    magnitude: &Tensor,
+    norms: Norms,
+    norm_gradient: NormGradient,
+) -> Result<(Tensor, Tensor)> {
+    if norm_gradient == NormGradient::Exact && x.device() != Device::Cpu {
+        let device = x.device();
+        return Err(Error::Device(format!("{device} has no exact gradient of DoRA's norm, expected the CPU for it")));
+    }
     let _running = profile::operation("dora", Direction::Forward);
     let (out, inner) = weight.shape();
     update.check(weight.shape())?;
@@ -83,6 +111,7 @@ pub fn dora_linear(
         update: update.detach(),
         magnitude: magnitude.detach(),
         norms: n.clone(),
+        norm_gradient,
     };
     let y = record(y, &[x, &update.a, &update.b, magnitude, bias.unwrap_or(&none)], saved);
     Ok((if without_dropout { y.with_output(output) } else { y }, n.clone()))
@@ -105,6 +134,7 @@ struct Dora {
     update: LowRank,
     magnitude: Tensor,
     norms: Tensor,
+    norm_gradient: NormGradient,
 }
 
 impl Dora {
@@ -136,11 +166,16 @@ impl Op for Dora {
         if let Device::Cuda(gpu) = grad.device() {
             return cuda::backward(gpu, *self, grad, needs);
         }
-        let dm = needs[3].then(|| self.magnitude_gradient(&grad)).transpose()?;
+        let exact = self.norm_gradient == NormGradient::Exact;
+        let dm = (needs[3] || exact).then(|| self.magnitude_gradient(&grad)).transpose()?;
         let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
         let gain = cpu::gain(self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
         let gain = Some(gain.as_slice());
-        let (da, db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, gain)?;
+        let (mut da, mut db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, gain)?;
+        if let (true, Some(dm), Some(gain)) = (exact, &dm, gain) {
+            let norms = self.norms.as_f32("dora")?;
+            exact::add_norm_gradient((&mut da, &mut db), &*self.weight, &self.update, dm, gain, norms)?;
+        }
         let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, gain)).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dm, dbias])
     }

@@ -1,6 +1,6 @@
 //! Against f64 with the norm held constant; norms that cancel, vanish or are zero; magnitudes of 0.
 
-use super::{Norms, dora_linear, dora_norms, merged};
+use super::{NormGradient, Norms, dora_linear, dora_linear_with, dora_norms, merged};
 use crate::gradcheck::{Input, compare, gradcheck};
 use crate::ops::lora::tests::{SIZES, dot_rows, mask, weight};
 use crate::ops::{Dropout, LowRank, lora_linear};
@@ -68,6 +68,69 @@ fn agrees_with_f64() {
             }
         }
     }
+}
+
+/// Against central differences of a reference in which the norm moves with A and B.
+#[test]
+fn exact_gradient_of_the_norm() {
+    let half = Dropout::new(0.4, Stream { seed: 9, step: 1, op: 3 }).unwrap();
+    for (seed, (n, inner, out, r)) in SIZES.into_iter().enumerate() {
+        let seed = seed as u64;
+        let (weight, w) = weight(seed, out, inner);
+        let base = weight.row_norms_squared().unwrap();
+        let [x, a, b] =
+            [[n, inner], [r, inner], [out, r]].map(|s: [usize; 2]| Input::normal(seed, s[0] as u64 + 10, &s));
+        let m = Input::normal(seed, 77, &[out]);
+        for dropout in [None, Some(half)] {
+            let reference = |v: &[Vec<f64>]| -> Vec<f64> {
+                let dropped: Vec<f64> = v[0].iter().zip(mask(dropout, n * inner)).map(|(x, k)| x * k).collect();
+                let low = dot_rows(&dot_rows(&dropped, &v[1], inner), &v[2], r);
+                let (plain, base) = (dot_rows(&v[0], &w, inner), dot_rows(&dropped, &w, inner));
+                let norms = row_norms(&updated(&w, &v[1], &v[2], inner, r), inner);
+                let y = |i: usize| {
+                    let g = v[3][i % out] / norms[i % out];
+                    plain[i] + (g - 1.0) * base[i] + g * S * low[i]
+                };
+                (0..n * out).map(y).collect()
+            };
+            let op = |t: &[Tensor], gradient| {
+                let update = LowRank { a: t[1].clone(), b: t[2].clone(), scaling: S as f32, dropout };
+                Ok(dora_linear_with(&t[0], &weight, None, &update, &t[3], Norms::From(&base), gradient)?.0)
+            };
+            let inputs = [x.clone(), a.clone(), b.clone(), m.clone()];
+            // A row of one element has no direction to move: its terms cancel, which leaves rounding.
+            let tolerance = if inner == 1 { 5e-4 } else { 5e-5 };
+            gradcheck(&inputs, tolerance, |t| op(t, NormGradient::Exact), reference);
+            // The check sees the difference.
+            if n * inner > 1 {
+                let detached = || gradcheck(&inputs, 5e-5, |t| op(t, NormGradient::Detached), reference);
+                assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(detached)).is_err());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_norm_zero_adds_nothing_to_the_exact_gradient() {
+    // W's first row is −sB·A, so that the row of W + sBA is 0.
+    let (a, b) =
+        (Tensor::from_vec(vec![1.0, -2.0], &[1, 2]).unwrap(), Tensor::from_vec(vec![4.0, 0.5], &[2, 1]).unwrap());
+    let weight: Arc<dyn Weight> =
+        Arc::new(DenseWeight::new(Tensor::from_vec(vec![-3.0, 6.0, 1.0, 5.0], &[2, 2]).unwrap()).unwrap());
+    let base = weight.row_norms_squared().unwrap();
+    let [a, b, m] = [("a", a), ("b", b), ("m", Tensor::from_vec(vec![0.7, 2.0], &[2]).unwrap())]
+        .map(|(name, value)| Parameter::new(name, Role::Matrix, value).unwrap());
+    let x = Tensor::from_vec(vec![0.3, -1.1, 2.0, 0.4], &[2, 2]).unwrap();
+    let gradients = |gradient| {
+        let update = LowRank { a: a.tensor(), b: b.tensor(), scaling: S as f32, dropout: None };
+        let y = dora_linear_with(&x, &weight, None, &update, &m.tensor(), Norms::From(&base), gradient).unwrap().0;
+        y.backward_from(Tensor::from_vec(vec![1.0, 0.5, -2.0, 3.0], &[2, 2]).unwrap()).unwrap();
+        [&a, &b, &m].map(|p| p.take_gradient().unwrap().to_vec())
+    };
+    let (exact, detached) = (gradients(NormGradient::Exact), gradients(NormGradient::Detached));
+    assert_eq!((exact[1][0], exact[2][0]), (detached[1][0], 0.0));
+    assert!(exact[1][1] != detached[1][1] && exact[0] != detached[0]);
+    assert!(exact.iter().flatten().all(|x| x.is_finite()), "{exact:?}");
 }
 
 #[test]
