@@ -77,7 +77,7 @@ impl Driver for Counting {
         self.host.record()
     }
 
-    fn elapsed(&self, from: Event, to: Event) -> Result<Duration> {
+    fn elapsed(&self, from: &Event, to: &Event) -> Result<Duration> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         self.host.elapsed(from, to)
     }
@@ -124,7 +124,14 @@ fn a_step_waits_for_loss_and_norm_alone() {
     let plan = PlanOptions { batch_size: one, grad_accum: one, pack_to: None, shuffle: false, seed: 0 };
     let options = RunOptions {
         steps: 4,
-        optimizer: OptimizerOptions { lr: 1e-3, lr_magnitude: 1e-3, weight_decay: 0.0, max_grad_norm: 1.0 },
+        optimizer: OptimizerOptions {
+            lr: 1e-3,
+            lr_b: 1e-3,
+            lr_magnitude: 1e-3,
+            weight_decay: 0.0,
+            magnitudes_decay: false,
+            max_grad_norm: 1.0,
+        },
         schedule: Schedule::Linear,
         warmup_steps: 1,
         eval_every: 0,
