@@ -68,6 +68,7 @@ fn the_record_of_a_run() {
         "data",
         "dora_version",
         "eval_data",
+        "notes",
         "predicted_peak_mb",
         "predicted_terms_mb",
         "results",

@@ -294,7 +294,7 @@ impl Args {
             "method": name(self.adapter.method), "init_adapter": self.init_adapter, "max_seq_len": data.max_seq_len,
             "long_rows": name(self.rows.long_rows), "lr": self.lr(), "lr_magnitude": self.lr_magnitude(),
             "loraplus_lr_ratio": self.variants.ratio(), "parameter_groups": name(self.variants.parameter_groups),
-            "init_magnitude": self.variants.init_magnitude_json(self.adapter.method, self.init_adapter.is_some()),
+            "init_magnitude": self.variants.init_magnitude_json(),
             "exact_norm_gradient": self.variants.exact_norm_gradient, "schedule": name(self.schedule), "warmup_steps": self.warmup_steps, "weight_decay": self.weight_decay,
             "max_grad_norm": self.max_grad_norm, "batch_size": self.batch_size, "grad_accum": self.grad_accum,
             "packing": self.packing, "max_steps": steps, "seed": self.seed, "no_shuffle": self.no_shuffle,

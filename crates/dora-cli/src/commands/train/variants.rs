@@ -124,13 +124,9 @@ impl VariantArgs {
         self.loraplus_lr_ratio.unwrap_or(1.0)
     }
 
-    /// How magnitudes begin, for the record; null where there are none, or those of an adapter on file.
-    pub fn init_magnitude_json(&self, method: Method, resumes: bool) -> Value {
-        match self.init_magnitude {
-            Some(init) => init.json(),
-            None if method.is_dora() && !resumes => json!("weight-norm"),
-            None => Value::Null,
-        }
+    /// How magnitudes begin, for the record, as it was asked for; null: as the method has it, or those of an adapter on file.
+    pub fn init_magnitude_json(&self) -> Value {
+        self.init_magnitude.map_or(Value::Null, InitMagnitude::json)
     }
 
     /// What the user should know before the first step, and what PEFT does otherwise, for the record as well.
