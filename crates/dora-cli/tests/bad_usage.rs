@@ -106,6 +106,8 @@ fn output_that_is_an_input() {
     let spelled = model.join("..").join("model");
     let message = format!("--output {} is the base model's folder, expected one of its own", shown(&spelled));
     refused(&train(&model, &data, &spelled, &[]), 2, &message);
+    let message = format!("--output {} is the initial adapter's folder, expected one of its own", shown(&adapter));
+    refused(&train(&model, &data, &adapter, &["--init-adapter", shown(&adapter)]), 2, &message);
     for out in [&model, &adapter] {
         let ran = dora(["merge", "--model", shown(&model), "--adapter", shown(&adapter), "--output", shown(out)]);
         refused(&ran, 2, &format!("--output {} is also an input, expected a folder of its own", shown(out)));

@@ -58,6 +58,7 @@ fn a_record_has_the_same_keys_for_every_method() {
         "eval_loss_after",
         "eval_loss_before",
         "final_loss",
+        "not_finite",
         "peak_rss_mb",
         "profile",
         "start_s",

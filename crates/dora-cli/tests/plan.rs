@@ -52,7 +52,10 @@ fn the_courses_cases() {
         let number = |key: &str| plan["run_file"][key].as_u64().unwrap();
         assert_eq!(number("batch_size") * number("grad_accum"), 8);
         let config = format!("--config={}", shown(&file));
-        train(&embedded(), &data, &out, &[&config, "--max-steps=1"]).good();
+        train(&embedded(), &data, &out, &[&config, "--max-steps=3"]).good();
+        let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+        assert!(last["lr"].as_f64().unwrap() > 0.0 && last["grad_norm"].as_f64().unwrap() > 0.0, "{last}");
         let settings = &read_json(&out.join("run.json"))["settings"];
         for key in ["method", "batch_size", "grad_accum", "gradient_checkpointing", "max_seq_len", "lr", "warmup_steps"]
         {

@@ -96,7 +96,7 @@ fn every_run_is_one_of_train_and_eval() {
     let case = Case::of_questions();
     let object = case.sweep(&small(&["--task=answers", "--seeds=1"])).good().object();
     assert_eq!(object, read_json(&case.out("sweep.json")));
-    let top = ["ending", "learning_rates", "output", "points", "runs", "seconds", "shared_options", "svg"];
+    let top = ["ending", "failed", "learning_rates", "output", "points", "runs", "seconds", "shared_options", "svg"];
     assert_eq!(keys(&object), top);
     let names = ["dora-r2-lr2e-4-s1", "dora-r3-lr2e-4-s1", "lora-r2-lr2e-4-s1", "lora-r3-lr2e-4-s1"];
     assert_eq!(folders(&case.out("runs")), names);
@@ -345,6 +345,9 @@ fn options_that_do_not_fit() {
         let ran = case.sweep(&[option]);
         assert!(ran.code == 2 && ran.err.contains(says) && ran.out.is_empty(), "{option}: {}", ran.err);
     }
+    // Rows that are no questions show before the first run.
+    let ran = case.sweep(&small(&["--task=answers", "--methods=lora"]));
+    assert!(ran.code == 2 && !case.out("runs").exists(), "{}", ran.err);
     // Nothing that is read is written over.
     let inside = case.room.rows("out/sweep.json", &token_rows(3));
     let text = format!("--output {} is also read, expected a file of its own", shown(&inside));
@@ -356,12 +359,20 @@ fn options_that_do_not_fit() {
 }
 
 #[test]
-fn a_run_that_spoils_ends_the_sweep() {
+fn a_run_that_spoils_counts_nowhere() {
     let case = Case::of_rows();
     let ran = case.sweep(&small(&["--methods=lora", "--learning-rates=1e38", "--max-grad-norm=0"]));
     assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
     assert!(ran.err.lines().last().unwrap().starts_with("error: lora-r2-lr1e38-s0: "), "{}", ran.err);
     let ran = case.sweep(&small(&["--methods=lora", "--learning-rates=1e38,2e38", "--max-grad-norm=0"]));
+    let spoilt = small(&["--methods=lora,dora", "--learning-rates=dora=1e38", "--max-grad-norm=0"]);
+    for _ in 0..2 {
+        let ran = case.sweep(&spoilt);
+        assert!(ran.code == 1 && ran.err.contains("dora-r2-lr1e38-s0 failed and counts nowhere: "), "{}", ran.err);
+        let object = read_json(&case.out("sweep.json"));
+        assert_eq!((object["failed"].as_array().unwrap().len(), object["points"].as_array().unwrap().len()), (2, 2));
+        assert_eq!(object["failed"][0]["run"], "dora-r2-lr1e38-s0");
+    }
     let text = "lora did not train at any of its learning rates, expected a finite loss at one (try lower ones)";
     refused(&ran, 1, text);
 }

@@ -79,6 +79,15 @@ impl Error {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// Whether a loss or gradient that is not finite is the cause: the same run would stop there again.
+    pub fn is_not_finite(&self) -> bool {
+        match self {
+            Self::NotFinite { .. } => true,
+            Self::Stopped { error, .. } => error.is_not_finite(),
+            _ => false,
+        }
+    }
+
     /// Says before which step training stopped.
     pub(crate) fn at(self, step: usize) -> Self {
         Self::Stopped { step, error: Box::new(self) }

@@ -1,7 +1,7 @@
 //! `dora eval`: loss and perplexity over the labelled tokens of held-out rows or, with `--task answers`, the share of
 //! multiple-choice questions that a model answers right; with `--output`, item by item for `dora compare`.
 
-mod answers;
+pub mod answers;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use dora_adapters::Adapter;
 use dora_models::checkpoint::write_file;
 use dora_tensor::Device;
 use dora_train::metrics::reset_peak_rss;
 use serde_json::{Map, Value, json};
 
-use super::eval::{self, By, WeightArgs};
+use super::eval::{self, By, WeightArgs, answers};
 use super::train::{self, Rows, description, load_base, prepare, train_on};
 use crate::base::Base;
 use crate::console::Console;
@@ -44,10 +44,20 @@ pub fn run(mut args: Args, console: &Console) -> Result<ExitCode> {
         console
             .note("note: the system does not let memory be measured anew for each run; a peak may be an earlier run's");
     }
-    let mut sweep =
-        Sweep { args: &args, console, interrupt: interrupt.clone(), begun: 0, choices: vec![], done: vec![] };
+    let mut sweep = Sweep {
+        args: &args,
+        console,
+        interrupt: interrupt.clone(),
+        begun: 0,
+        choices: vec![],
+        done: vec![],
+        failed: vec![],
+    };
     let whole = sweep.run()?;
-    let (choices, done) = (&sweep.choices, &sweep.done);
+    let Sweep { choices, done, failed, .. } = &sweep;
+    if let (true, Some((name, why))) = (done.is_empty(), failed.first()) {
+        bail!("{name}: {why}");
+    }
     let points = points::of(done, &args.methods, &args.ranks);
     let svg = args.output.join("sweep.svg");
     if !points.is_empty() {
@@ -59,14 +69,19 @@ pub fn run(mut args: Args, console: &Console) -> Result<ExitCode> {
         "learning_rates": choices.iter().map(Choice::json).collect::<Vec<_>>(),
         "points": points.iter().map(points::Point::json).collect::<Vec<_>>(),
         "runs": done.iter().map(Done::json).collect::<Vec<_>>(),
+        "failed": failed.iter().map(|(name, why)| json!({ "run": name, "reason": why })).collect::<Vec<_>>(),
         "svg": (!points.is_empty()).then_some(&svg), "seconds": start.elapsed().as_secs_f64(),
     });
     write_file(&args.output.join("sweep.json"), format!("{object:#}\n").as_bytes())?;
     if !whole {
         console.note("interrupted; the same command goes on where this stopped");
     }
+    for (name, why) in failed {
+        console.note(format!("{name} failed and counts nowhere: {why}"));
+    }
     console.result(&points::report(&points, choices, &args.output), &object)?;
-    Ok(interrupt.exit_code().filter(|_| !whole).unwrap_or(ExitCode::SUCCESS))
+    let ended = if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    Ok(interrupt.exit_code().filter(|_| !whole).unwrap_or(ended))
 }
 
 /// A sweep under way.
@@ -78,6 +93,8 @@ struct Sweep<'a> {
     begun: usize,
     choices: Vec<Choice>,
     done: Vec<Done>,
+    /// Runs that stopped at a loss or gradient that is not finite: name and reason.
+    failed: Vec<(String, String)>,
 }
 
 /// What came of a run.
@@ -100,7 +117,12 @@ impl Sweep<'_> {
             let Some(first) = arms.first() else { continue };
             let line = self.args.train_args(&self.args.cells(first)[0], false)?;
             let mut base = load_base(&line, Device::Cpu, self.console)?;
-            if !self.tune(&arms, &mut base)? || !self.measure(&arms, &mut base, &line)? {
+            // What cannot be read shows before the first run, not after hours.
+            let rows = Rows::load(&line, &base, self.console)?;
+            if self.args.task.is_some() {
+                answers::load(&self.evaluation(&line), &base)?;
+            }
+            if !self.tune(&arms, &mut base)? || !self.measure(&arms, &mut base, &rows)? {
                 return Ok(false);
             }
         }
@@ -138,25 +160,27 @@ impl Sweep<'_> {
     }
 
     /// Makes and evaluates the runs whose results count.
-    fn measure(&mut self, arms: &[&Arm], base: &mut Base, line: &train::Args) -> Result<bool> {
-        let rows = Rows::load(line, base, self.console)?;
+    fn measure(&mut self, arms: &[&Arm], base: &mut Base, rows: &Rows) -> Result<bool> {
         let mut runs = Vec::new();
         for arm in arms {
             let rate = self.choices.iter().find(|choice| choice.arm == arm.name).expect("every arm has one").rate;
             for cell in self.args.cells_at(arm, rate) {
                 let line = self.args.train_args(&cell, false)?;
                 // A folder of other settings shows before the first run, not after hours.
-                State::of(&line.output, &description(&line, base, &rows)?)?;
+                State::of(&line.output, &description(&line, base, rows)?)?;
                 runs.push((cell, line));
             }
         }
         for (cell, line) in runs {
-            let (record, before) = match self.train(&cell, &line, base, &rows)? {
+            let (record, before) = match self.train(&cell, &line, base, rows)? {
                 Ended::Finished(record, before) => (record, before),
-                Ended::Failed(why) => return Err(anyhow::anyhow!("{}: {why}", cell.name())),
+                Ended::Failed(why) => {
+                    self.failed.push((cell.name(), why));
+                    continue;
+                }
                 Ended::Interrupted => return Ok(false),
             };
-            let evaluation = self.evaluate(&line, base, &rows, before)?;
+            let evaluation = self.evaluate(&line, base, rows, before)?;
             self.done.push(Done { cell, dir: line.output, record, evaluation, before });
         }
         Ok(true)
@@ -197,7 +221,7 @@ impl Sweep<'_> {
                 self.console.note(outcome.text);
                 Ok(if outcome.interrupted { Ended::Interrupted } else { Ended::Finished(outcome.object, false) })
             }
-            Err(error) if error.downcast_ref::<dora_train::Error>().is_some_and(not_finite) => {
+            Err(error) if error.downcast_ref::<dora_train::Error>().is_some_and(dora_train::Error::is_not_finite) => {
                 Ok(Ended::Failed(format!("{error:#}")))
             }
             Err(error) => Err(error.context(cell.name())),
@@ -207,7 +231,8 @@ impl Sweep<'_> {
     /// Results item by item in a run's folder, which are kept where they are of this data. The adapter is on the base unless
     /// the run was there `before`.
     fn evaluate(&self, line: &train::Args, base: &mut Base, rows: &Rows, before: bool) -> Result<Map<String, Value>> {
-        let path = results_path(&line.output, if self.args.task.is_some() { "answers" } else { "rows" });
+        let args = self.evaluation(line);
+        let path = args.output.clone().expect("results are kept");
         if before && let Some(record) = evaluation_record(&path)? {
             let by = self.args.task.map(|_| train::name(self.args.by.unwrap_or(By::Likelihood)));
             let same = record.get("data_sha256").and_then(Value::as_str) == rows.held_out_sha256();
@@ -219,7 +244,15 @@ impl Sweep<'_> {
             Adapter::remove(&mut *base.model);
             Adapter::load(&mut *base.model, &line.output, base.architecture.default_targets)?;
         }
-        let args = eval::Args {
+        let outcome = eval::evaluate(&args, base, self.console)?;
+        self.console.note(outcome.text);
+        Ok(outcome.object)
+    }
+
+    /// The evaluation of a run.
+    fn evaluation(&self, line: &train::Args) -> eval::Args {
+        let path = results_path(&line.output, if self.args.task.is_some() { "answers" } else { "rows" });
+        eval::Args {
             model: line.model.clone(),
             adapter: Some(line.output.clone()),
             data: self.args.eval_data.clone(),
@@ -228,17 +261,10 @@ impl Sweep<'_> {
             output: Some(path),
             rows: line.rows.clone(),
             weights: WeightArgs::default(),
-        };
-        let outcome = eval::evaluate(&args, base, self.console)?;
-        self.console.note(outcome.text);
-        Ok(outcome.object)
+        }
     }
 }
 
 fn results_path(run: &Path, task: &str) -> PathBuf {
     run.join(format!("{task}.jsonl"))
-}
-
-fn not_finite(error: &dora_train::Error) -> bool {
-    matches!(error, dora_train::Error::Stopped { .. } | dora_train::Error::NotFinite { .. })
 }

@@ -107,9 +107,13 @@ pub fn prepare(args: &Args, device: Device) -> Result<()> {
         return Err(Usage(format!("--profile times the CPU, expected none with --device {device}")).into());
     }
     ensure_writable_dir(&args.output).map_err(|e| Usage(format!("--output: {e}")))?;
-    if args.output.canonicalize().ok() == args.model.canonicalize().ok() {
+    let read = [("base model", Some(&args.model)), ("initial adapter", args.init_adapter.as_ref())];
+    for (what, folder) in read.into_iter().filter_map(|(what, folder)| Some((what, folder?))) {
+        if args.output.canonicalize().ok() != folder.canonicalize().ok() {
+            continue;
+        }
         let found = args.output.display();
-        return Err(Usage(format!("--output {found} is the base model's folder, expected one of its own")).into());
+        return Err(Usage(format!("--output {found} is the {what}'s folder, expected one of its own")).into());
     }
     Ok(())
 }
@@ -141,6 +145,10 @@ pub fn train_on(
         console.note(format!("note: {path} has {rows} rows that are zero; their magnitudes stay as they are"));
     }
     let (plan, steps) = rows.plan(args);
+    if args.warmup_steps >= steps && args.warmup_steps > 0 {
+        let warmup = args.warmup_steps;
+        console.note(format!("note: the learning rate rises for {warmup} steps from 0, and the run has {steps}"));
+    }
     let (data, held_out) = (&rows.data, rows.held_out.as_ref());
     // What the memory of a device will hold is not known beforehand.
     let predicted =
@@ -167,7 +175,14 @@ pub fn train_on(
     let nothing = watch.steps() == 0;
     let saved = if nothing { Ok(()) } else { trained.save(args, base) };
     let good = ended.as_ref().ok().copied().filter(|_| saved.is_ok());
-    let object = record.finish(&args.output, good, &watch, profile.as_ref(), (loop_start - start, start.elapsed()));
+    let not_finite = ended.as_ref().is_err_and(dora_train::Error::is_not_finite);
+    let object = record.finish(
+        &args.output,
+        (good, not_finite),
+        &watch,
+        profile.as_ref(),
+        (loop_start - start, start.elapsed()),
+    );
     let ending = ended.inspect_err(|_| match &saved {
         Ok(()) if nothing => {}
         Ok(()) => console.note(format!("saved the steps before it in {}", args.output.display())),

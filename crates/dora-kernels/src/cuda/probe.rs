@@ -30,7 +30,8 @@ pub(super) fn find(ordinal: usize) -> Result<sys::CUdevice> {
     if version < LEAST_VERSION {
         return Err(Error::OldDriver { found: (version / 1000, version % 1000 / 10) });
     }
-    let device = result::device::get(ordinal as c_int).map_err(|e| refused(e.to_string()))?;
+    let number = c_int::try_from(ordinal).map_err(|_| refused("no such number".into()))?;
+    let device = result::device::get(number).map_err(|e| refused(e.to_string()))?;
     let attribute = |which| {
         // SAFETY: the device exists.
         unsafe { result::device::get_attribute(device, which) }.map_err(|e| refused(e.to_string()))

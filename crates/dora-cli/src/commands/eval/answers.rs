@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use dora_models::tokenizer::Tokenizer;
 use dora_stats::{Interval, accuracy_interval};
 use dora_train::answers::{generated, option_losses};
 use dora_train::data::{LongRows, Question, Questions};
@@ -15,8 +16,8 @@ use crate::console::{Console, Progress};
 use crate::failure::Usage;
 use crate::results::{self, AnswerLine};
 
-/// Answers every question and scores the answers.
-pub fn score(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
+/// The questions, and what reads their text.
+pub fn load<'a>(args: &Args, base: &'a Base) -> Result<(Questions, &'a Tokenizer)> {
     let Some(tokenizer) = &base.tokenizer else {
         let path = base.dir.display();
         return Err(Usage(format!("{path} has no tokenizer.json, expected one to read questions")).into());
@@ -27,7 +28,12 @@ pub fn score(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
             "--long-rows truncate would cut a question before its answer, expected refuse or drop with --task answers";
         return Err(Usage(text.into()).into());
     }
-    let data = Questions::load(&args.data, tokenizer, &options)?;
+    Ok((Questions::load(&args.data, tokenizer, &options)?, tokenizer))
+}
+
+/// Answers every question and scores the answers.
+pub fn score(args: &Args, base: &Base, console: &Console) -> Result<Outcome> {
+    let (data, tokenizer) = load(args, base)?;
     if data.dropped_long > 0 {
         let (dropped, read) = (data.dropped_long, data.read);
         console.note(format!("note: {dropped} of {read} questions left out: longer than --max-seq-len"));

@@ -55,7 +55,7 @@ impl State {
         }
         Ok(match record["results"]["ending"].as_str() {
             Some("finished") => State::Finished(record),
-            Some("failed") if record["results"]["steps"] != record["settings"]["max_steps"] => State::Failed,
+            Some("failed") if record["results"]["not_finite"] == true => State::Failed,
             _ => State::Open,
         })
     }

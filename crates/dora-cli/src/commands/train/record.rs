@@ -46,12 +46,12 @@ impl Record {
         Ok(Record(record))
     }
 
-    /// Adds what came of it, writes it, and gives it; no ending: the run failed. Times are from the start to the first step and
-    /// to the end.
+    /// Adds what came of it, writes it, and gives it; no ending: the run failed, by what is `not_finite` or otherwise. Times are
+    /// from the start to the first step and to the end.
     pub fn finish(
         mut self,
         output: &Path,
-        ending: Option<Ending>,
+        (ending, not_finite): (Option<Ending>, bool),
         watch: &Watch,
         profile: Option<&Profile>,
         (ready, time): (Duration, Duration),
@@ -63,6 +63,7 @@ impl Record {
         };
         self.0["results"] = json!({
             "ending": ending,
+            "not_finite": not_finite,
             "steps": watch.steps(),
             "final_loss": watch.last_loss(),
             "eval_loss_before": watch.held_out().map(|(before, _)| before),

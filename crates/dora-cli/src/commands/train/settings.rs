@@ -51,7 +51,7 @@ pub struct Args {
     schedule: Course,
     /// Steps over which the learning rate rises from 0
     #[arg(long, default_value_t = 0, help_heading = "Training")]
-    warmup_steps: usize,
+    pub warmup_steps: usize,
     /// Weight decay of matrices; magnitudes, norms and biases have none
     #[arg(long, default_value_t = 0.0, help_heading = "Training")]
     weight_decay: f64,
