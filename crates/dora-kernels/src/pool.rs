@@ -1,5 +1,6 @@
 //! Device memory that was given back and waits to be used again. All work is queued on one stream, so a block may be handed out
-//! while work that used it before is still queued. Once a training step has run, the next one allocates nothing.
+//! while work that used it before is still queued. Once a training step has run, another of the same sizes
+//! allocates nothing.
 
 use std::collections::{BTreeMap, HashMap};
 
