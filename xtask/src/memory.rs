@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use dora_gpu_check::synth;
-use dora_models::published;
 use serde_json::Value;
 
 use crate::training::{build, train};
@@ -41,16 +40,8 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     if !model.join("config.json").exists() {
         synth::checkpoint(&args.config, &model, 0)?;
     }
-    let shape = published::find(&args.config).with_context(|| format!("no shape is called {:?}", args.config))?;
-    let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
     let rows = args.dir.join("rows.jsonl");
-    std::fs::write(
-        &rows,
-        synth::rows(3 * args.batch_size, args.seq_len, vocabulary).join(
-            "
-",
-        ),
-    )?;
+    synth::rows_of_shape(&args.config, 3 * args.batch_size, args.seq_len, &rows)?;
     println!("{:<8} {:<14} {:>12} {:>12} {:>8}", "method", "checkpointing", "predicted MB", "measured MB", "off");
     let dora = build(root, "dora-cli")?;
     let mut worst = 0f64;

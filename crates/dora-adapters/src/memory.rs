@@ -17,7 +17,7 @@
 use crate::targets::Target;
 use dora_models::shape::{Activations, ModelShape, PassSize};
 use dora_tensor::cpu::PANEL;
-use dora_tensor::ops::{LOGIT_CHUNK, QUERY_BLOCK};
+use dora_tensor::ops::{QUERY_BLOCK, chunk_rows};
 use dora_tensor::{DType, Nf4Options};
 
 /// What is trained.
@@ -200,7 +200,7 @@ fn points(run: &Run, all: usize, of_adapter: usize) -> [Point; 4] {
 fn logits(shape: &ModelShape, pass: PassSize, training: bool) -> usize {
     let head = shape.linears.iter().find(|linear| linear.output_embedding);
     let (vocabulary, width) = head.map_or((1, 0), |head| (head.out_features, head.in_features));
-    let rows = pass.labelled.min((LOGIT_CHUNK / vocabulary).max(1));
+    let rows = chunk_rows(pass.labelled, vocabulary);
     let sides = if training { 2 } else { 1 };
     FLOAT * (rows * (vocabulary + sides * width) + sides * pass.tokens * width)
 }

@@ -12,7 +12,7 @@ use crate::failure::Usage;
 /// files and folders that the command reads.
 pub fn check_file(name: &str, file: &Path, inputs: &[PathBuf]) -> Result<()> {
     let shown = file.display();
-    if file.is_dir() || file.file_name().is_none() {
+    if file.is_dir() || file.file_name().is_none() || file.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return Err(Usage(format!("{name} {shown} is a folder, expected a file")).into());
     }
     if file.exists() && !file.is_file() {

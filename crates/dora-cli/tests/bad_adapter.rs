@@ -32,7 +32,9 @@ fn refuses(room: &Room, model: &Path, adapter: &Path, message: &str) {
     refused(&dora(["merge", "--output", shown(&merged)].iter().chain(&line)), 2, &message);
     no_result(&merged);
     let out = room.path("out");
-    refused(&train(model, &data, &out, &["--init-adapter", shown(adapter)]), 2, &message);
+    let config = fs::read_to_string(adapter.join("adapter_config.json")).unwrap_or_default();
+    let method = if config.contains("\"use_dora\": true") { "--method=dora" } else { "--method=lora" };
+    refused(&train(model, &data, &out, &["--init-adapter", shown(adapter), method]), 2, &message);
     no_result(&out);
 }
 

@@ -54,13 +54,27 @@ fn options_that_exclude_each_other() {
 fn init_adapter_of_the_other_kind() {
     let room = Room::new();
     let (data, out) = (room.rows("rows.jsonl", &token_rows(2)), room.path("out"));
-    let ran = train(&plain(), &data, &out, &["--init-adapter", shown(&golden("lora_rslora/adapter"))]);
-    refused(
-        &ran,
-        2,
-        "--init-adapter holds a lora adapter, expected one of the kind of --method, or --init-magnitude to go on as DoRA",
+    let lora = golden("lora_rslora/adapter");
+    let text = format!(
+        "--init-adapter {} holds a lora adapter, expected one of the kind of --method, or --init-magnitude to go on as DoRA",
+        shown(&lora)
     );
-    no_result(&out);
+    for option in ["--seed=0", "--exact-norm-gradient"] {
+        refused(&train(&plain(), &data, &out, &["--init-adapter", shown(&lora), option]), 2, &text);
+        no_result(&out);
+    }
+}
+
+#[test]
+fn methods_over_16_bits_on_a_folder_in_4() {
+    let room = Room::new();
+    let (data, out, quantized) = (room.rows("rows.jsonl", &token_rows(2)), room.path("out"), room.path("nf4"));
+    dora(["quantize", "--model", shown(&plain()), "--output", shown(&quantized)]).good();
+    for method in ["lora", "dora"] {
+        let text = format!("{} holds 4-bit weights, expected --method qlora or qdora, not {method}", shown(&quantized));
+        refused(&train(&quantized, &data, &out, &[&format!("--method={method}")]), 2, &text);
+        no_result(&out);
+    }
 }
 
 #[test]

@@ -105,7 +105,7 @@ const METHODS: [&str; 5] = ["full", "lora", "dora", "qlora", "qdora"];
 #[test]
 fn memory_is_saved_step_by_step() {
     let setting = |memory: &str| {
-        let plan = planned(&["--model=smollm2-135m", "--seq-len=512", "--batch-size=6", "--memory", memory]);
+        let plan = planned(&["--model=smollm2-135m", "--seq-len=512", "--batch-size=4", "--memory", memory]);
         let dora = of(&plan, "dora");
         (
             dora["batch_size"].as_u64().unwrap(),
@@ -113,12 +113,12 @@ fn memory_is_saved_step_by_step() {
             dora["gradient_checkpointing"] == true,
         )
     };
-    assert_eq!(setting("100GB"), (6, 1, false));
-    assert_eq!(setting("2GB"), (3, 2, false));
-    assert_eq!(setting("1GB"), (1, 6, false));
-    assert_eq!(setting("800MB"), (6, 1, true));
-    assert_eq!(setting("600MB"), (3, 2, true));
-    assert_eq!(setting("1MB"), (1, 6, true));
+    assert_eq!(setting("100GB"), (4, 1, false));
+    assert_eq!(setting("1500MB"), (2, 2, false));
+    assert_eq!(setting("1GB"), (1, 4, false));
+    assert_eq!(setting("700MB"), (4, 1, true));
+    assert_eq!(setting("550MB"), (2, 2, true));
+    assert_eq!(setting("1MB"), (1, 4, true));
 }
 
 #[test]

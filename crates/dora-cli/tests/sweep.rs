@@ -323,6 +323,17 @@ fn options_that_do_not_fit() {
     refused(&case.sweep(&["--methods=lora,lora"]), 2, "--methods has lora twice, expected each once");
     let text = "--learning-rates names qlora, expected one of --methods: lora, dora";
     refused(&case.sweep(&["--learning-rates=qlora=1e-3"]), 2, text);
+    let text = "--learning-rates are given twice for dora, expected once";
+    refused(&case.sweep(&["--learning-rates=dora=1e-3", "--learning-rates=dora=1e-2"]), 2, text);
+    let text = "--learning-rates for all methods where each has its own, expected either";
+    refused(&case.sweep(&["--methods=dora", "--learning-rates=dora=1e-3", "--learning-rates=1e-2"]), 2, text);
+    let several = "--learning-rates=1e-3,1e-2";
+    refused(&case.sweep(&[several, "--tune-seed=0"]), 2, "--tune-seed 0 is one of --seeds, expected another");
+    let (held_out, text) =
+        (case.room.path("held.jsonl"), "--tune-data names the files of --eval-data, expected others");
+    refused(&case.sweep(&[several, "--tune-data", shown(&held_out)]), 2, text);
+    let ran = case.sweep(&["--methods=lora+dropout=0.1+dropout=0.2"]);
+    assert!(ran.code == 2 && ran.err.contains("it has dropout twice, expected each option once"), "{}", ran.err);
     let text = "--tune-data, --tune-rank and --tune-seed are for several --learning-rates, expected these";
     refused(&case.sweep(&["--tune-seed=3"]), 2, text);
     refused(

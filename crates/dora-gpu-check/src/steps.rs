@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
-use dora_models::published;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -74,10 +73,8 @@ impl Programs {
         if !model.join("config.json").exists() {
             synth::checkpoint(setup.shape, &model, 0)?;
         }
-        let shape = published::find(setup.shape).with_context(|| format!("no shape is called {}", setup.shape))?;
-        let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
         let rows = self.work.join(format!("{}.jsonl", setup.shape));
-        fs::write(&rows, synth::rows(STEPS * setup.batch_size, setup.tokens, vocabulary).join("\n"))?;
+        synth::rows_of_shape(setup.shape, STEPS * setup.batch_size, setup.tokens, &rows)?;
         let mut steps = Vec::new();
         for method in METHODS {
             for (program, measured) in

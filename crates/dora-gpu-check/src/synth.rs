@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, ensure_writable_dir, write_file};
 use dora_models::config::LlamaConfig;
 use dora_models::published;
@@ -45,6 +45,14 @@ pub fn checkpoint(name: &str, output: &Path, seed: u64) -> Result<usize> {
     // Last: a folder that has it is complete.
     write_file(&path, text.as_bytes())?;
     Ok(config.shape().parameters)
+}
+
+/// Writes rows of random ids of a published shape's vocabulary.
+pub fn rows_of_shape(name: &str, count: usize, tokens: usize, path: &Path) -> Result<()> {
+    let shape = published::find(name).with_context(|| format!("no shape is called {name:?}"))?;
+    let vocabulary = shape.description().shape.linears.last().map_or(0, |head| head.out_features);
+    std::fs::write(path, rows(count, tokens, vocabulary).join("\n"))
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// Rows of random ids below `vocabulary`, all labelled, a line each.

@@ -7,11 +7,13 @@ mod settings;
 mod variants;
 mod watch;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use dora_adapters::Adapter;
+use dora_adapters::config::AdapterConfig;
 use dora_adapters::count::{Counts, count};
 use dora_models::checkpoint::{CheckpointWriter, MAX_SHARD_BYTES, copy_side_files, ensure_writable_dir};
 use dora_models::model::LoadOptions as ModelOptions;
@@ -125,6 +127,11 @@ pub fn load_base(args: &Args, device: Device, console: &Console) -> Result<Base>
     let options = ModelOptions { weights, trained: args.adapter.method == Method::Full, device };
     let base = Base::load(&args.model, options, console)?;
     args.nf4.check(&base)?;
+    let method = args.adapter.method;
+    if base.nf4.is_some() && !method.is_quantized() {
+        let (path, method) = (base.dir.display(), name(method));
+        return Err(Usage(format!("{path} holds 4-bit weights, expected --method qlora or qdora, not {method}")).into());
+    }
     Ok(base)
 }
 
@@ -219,6 +226,21 @@ struct Trained {
     counts: Counts,
 }
 
+/// Refuses an adapter in folder `dir` that is not of the method's kind; with magnitudes `begun` anew it is DoRA whatever it was.
+fn expect_kind(dir: &Path, begun: bool, method: Method) -> Result<()> {
+    let is_dora = AdapterConfig::read(dir)?.use_dora;
+    if (is_dora || begun) == method.is_dora() {
+        return Ok(());
+    }
+    let (found, how) = match is_dora {
+        true => ("dora", ""),
+        false => ("lora", ", or --init-magnitude to go on as DoRA"),
+    };
+    let dir = dir.display();
+    Err(Usage(format!("--init-adapter {dir} holds a {found} adapter, expected one of the kind of --method{how}"))
+        .into())
+}
+
 impl Trained {
     fn begin(args: &Args, base: &mut Base) -> Result<Self> {
         if args.adapter.method == Method::Full {
@@ -232,20 +254,12 @@ impl Trained {
             Some(dir) => {
                 let (init, exact) =
                     (args.variants.init_magnitude.map(|init| init.0), args.variants.exact_norm_gradient);
+                expect_kind(dir, init.is_some(), args.adapter.method)?;
                 Adapter::resume(&mut *base.model, dir, defaults, init, exact)?
             }
             None => Adapter::begin(&mut *base.model, args.config()?, defaults, args.seed)?,
         };
-        let config = adapter.config_mut();
-        if config.use_dora != args.adapter.method.is_dora() {
-            let (found, how) = match config.use_dora {
-                true => ("dora", ""),
-                false => ("lora", ", or --init-magnitude to go on as DoRA"),
-            };
-            let text = format!("--init-adapter holds a {found} adapter, expected one of the kind of --method{how}");
-            return Err(Usage(text).into());
-        }
-        config.base_model_name_or_path = Some(args.model.display().to_string());
+        adapter.config_mut().base_model_name_or_path = Some(args.model.display().to_string());
         let targets: Vec<_> = adapter.targets().cloned().collect();
         let counts = count(&targets, adapter.config().use_dora, base.model.shape());
         Ok(Trained { parameters: adapter.parameters(), adapter: Some(adapter), counts })

@@ -5,14 +5,13 @@ mod matmul;
 mod panels;
 mod parallel;
 mod pool;
-mod transpose;
 
 pub(crate) use math::dot;
 pub use math::{exp, simd, softmax_in_place};
 pub use matmul::{matmul, product};
 pub use panels::{
     PANEL, Stored, Widen, for_column_panels, for_row_panels, for_rows, matmul_stored_nn, matmul_stored_nt,
-    scale_each_column, scale_each_row, widen_rectangle,
+    scale_each_row, widen_rectangle,
 };
 pub use parallel::{add_assign, column_sums, for_row_blocks, map_blocks, scratch};
 pub use pool::{buffer, recycle, release_buffers, zeros};

@@ -1,10 +1,9 @@
 //! Products with a frozen matrix W (out, in), a panel of it at a time: the panel is brought into scratch that fits a core's
-//! cache, in `f32` whatever W is stored in, changed there if need be (DoRA's gain scales its rows), and multiplied on the same
-//! thread. It lies there with the dimension that is summed over first, as products read it, so for y = x·Wᵀ transposed. A mapped `f32` file is copied too: products read it many times, and pages of a file are slow to jump
+//! cache, in `f32` and row-major whatever W is stored in, changed there if need be (DoRA's gain scales its rows), and multiplied
+//! on the same thread. A mapped `f32` file is copied too: products read it many times, and pages of a file are slow to jump
 //! about in. Sizes of panels depend on W's shape alone.
 
 use super::matmul::product;
-use super::transpose::{BAND, transpose_band};
 use super::{buffer, recycle, scratch, simd};
 use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
@@ -67,25 +66,7 @@ fn widened<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl
     })
 }
 
-/// `f(W[rows]ᵀ)`.
-fn widened_transposed<T>(w: &dyn Stored, rows: Range<usize>, f: impl FnOnce(ArrayViewMut2<f32>) -> T) -> T {
-    const WIDTH: usize = 256;
-    let (inner, count) = (w.dim().1, rows.len());
-    scratch(inner * count, |panel| {
-        scratch(BAND * WIDTH, |band| {
-            for (first, left) in (0..inner).step_by(WIDTH).flat_map(|c| (0..count).step_by(BAND).map(move |r| (r, c))) {
-                let band_rows = first..count.min(first + BAND);
-                let columns = left..inner.min(left + WIDTH);
-                let band = &mut band[..band_rows.len() * columns.len()];
-                w.widen_into(rows.start + band_rows.start..rows.start + band_rows.end, columns.clone(), band);
-                transpose_band(band, columns.len(), &mut panel[left * count + first..], count);
-            }
-        });
-        f(ArrayViewMut2::from_shape((inner, count), panel).expect("the scratch has the panel's size"))
-    })
-}
-
-/// Calls `f(rows, W[rows]ᵀ, parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
+/// Calls `f(rows, W[rows], parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
 /// gives the results in order.
 pub fn for_row_panels<T: Send>(
     w: &dyn Stored,
@@ -98,7 +79,7 @@ pub fn for_row_panels<T: Send>(
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);
-        widened_transposed(w, rows.clone(), |panel| f(rows, panel, parts))
+        widened(w, rows.clone(), 0..inner, |panel| f(rows, panel, parts))
     };
     panels.map(run).collect()
 }
@@ -124,7 +105,7 @@ pub fn for_column_panels(
 
 /// y (n, out) = x (n, in)·Wᵀ.
 pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32>) {
-    for_row_panels(w, vec![y], |_, panel, mut y| product(x, panel.view(), y.remove(0), 1.0, 0.0));
+    for_row_panels(w, vec![y], |_, panel, mut y| product(x, panel.t(), y.remove(0), 1.0, 0.0));
 }
 
 /// dx (n, in) = dy (n, out)·W. A tall W (a vocabulary's) goes by runs of whole rows, one behind another in memory, whose
@@ -160,11 +141,6 @@ pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, mut dx: ArrayViewMu
         dx += &sum;
         recycle(sum.into_raw_vec_and_offset().0);
     }
-}
-
-/// Column i of a panel times `gain[i]`.
-pub fn scale_each_column(panel: ArrayViewMut2<f32>, gain: &[f32]) {
-    for_rows(panel, |_, row| simd(|| row.iter_mut().zip(gain).for_each(|(x, g)| *x *= g)));
 }
 
 /// Row i of a panel times `gain[i]`.

@@ -16,7 +16,9 @@ impl<T> Copied<T> {
         }
         match self.0.get().expect("just set") {
             (at, copy) if *at == gpu => Ok(copy),
-            (at, _) => Err(Error::Device(format!("documents and positions of {at:?}, expected those of {gpu:?}"))),
+            (at, _) => Err(Error::Device(format!(
+                "what was copied to {at:?} is asked for by {gpu:?}, expected one device a pass"
+            ))),
         }
     }
 }

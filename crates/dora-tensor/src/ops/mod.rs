@@ -17,7 +17,7 @@ mod swiglu;
 
 pub use adamw::{AdamW, Clip, Moments};
 pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention_cached};
-pub use cross_entropy::{IGNORE, LOGIT_CHUNK, cross_entropy, losses_at, token_losses};
+pub use cross_entropy::{IGNORE, chunk_rows, cross_entropy, losses_at, token_losses};
 pub use dora::{NormGradient, Norms, dora_linear, dora_linear_with, dora_norms, merged};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;

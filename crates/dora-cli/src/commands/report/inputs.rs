@@ -88,6 +88,11 @@ impl Inputs {
     }
 
     fn file(&mut self, path: &Path) -> Result<()> {
+        if !path.is_file() {
+            return Err(
+                Usage(format!("{} is a device or the like, expected a file or a folder", path.display())).into()
+            );
+        }
         if is_svg(path) {
             let picture = self.picture(path)?;
             self.pictures.push(picture);

@@ -67,9 +67,12 @@ impl Run {
         ["run.json", METRICS_FILE, SAMPLES_FILE].map(|name| self.path.join(name))
     }
 
-    /// (step, figure) of each line that has the figure; what is no number is left out.
+    /// (step, figure) of each line that has the figure; what is no number of f32, as all figures were, is left out.
     pub fn curve(&self, figure: fn(&Line) -> Option<f64>) -> Vec<(f64, f64)> {
-        self.metrics.iter().filter_map(|line| Some((line.step, figure(line).filter(|x| x.is_finite())?))).collect()
+        self.metrics
+            .iter()
+            .filter_map(|line| Some((line.step, figure(line).filter(|x| (*x as f32).is_finite())?)))
+            .collect()
     }
 
     /// A number of the record.

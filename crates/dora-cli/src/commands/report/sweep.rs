@@ -31,6 +31,15 @@ struct Record {
     points: Vec<Point>,
     #[serde(default)]
     runs: Vec<Done>,
+    #[serde(default)]
+    failed: Vec<Failed>,
+}
+
+/// A run that stopped at a figure that is not finite.
+#[derive(Deserialize)]
+struct Failed {
+    run: String,
+    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -93,6 +102,9 @@ impl Sweep {
         let mut notes = Vec::new();
         if ending != "finished" {
             notes.push(format!("This sweep is not whole ({ending}); the same command goes on where it stopped."));
+        }
+        for Failed { run, reason } in &self.record.failed {
+            notes.push(format!("{run} failed and counts nowhere: {reason}."));
         }
         if !shared_options.is_empty() {
             notes.push(format!("All runs: {}.", shared_options.join(" ")));

@@ -66,6 +66,13 @@ impl Args {
             let text = "--tune-data, --tune-rank and --tune-seed are for several --learning-rates, expected these";
             return Err(Usage(text.into()).into());
         }
+        if let Some(seed) = self.tune_seed.filter(|seed| self.seeds.contains(seed)) {
+            return Err(Usage(format!("--tune-seed {seed} is one of --seeds, expected another")).into());
+        }
+        let resolved = |files: &[PathBuf]| files.iter().map(|file| file.canonicalize().ok()).collect::<Vec<_>>();
+        if !self.tune_data.is_empty() && resolved(&self.tune_data) == resolved(&self.eval_data) {
+            return Err(Usage("--tune-data names the files of --eval-data, expected others".into()).into());
+        }
         let mut inputs: Vec<PathBuf> = self.eval_data.iter().chain(&self.tune_data).cloned().collect();
         for cell in self.methods.iter().flat_map(|arm| self.tuning_cells(arm).into_iter().chain(self.cells(arm))) {
             let args = self.train_args(&cell, false)?;

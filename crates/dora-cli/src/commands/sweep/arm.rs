@@ -45,9 +45,17 @@ impl FromStr for Arm {
             Ok(Method::Full) | Err(_) => return Err("expected lora, dora, qlora or qdora, which have a rank".into()),
             Ok(method) => method,
         };
-        let option = |part: &str| match OPTIONS.contains(&part.split('=').next().unwrap_or_default()) {
-            true => Ok(format!("--{part}")),
-            false => Err(format!("`{part}` is no option of a method, expected one of {}", OPTIONS.join(", "))),
+        let mut seen = Vec::new();
+        let option = |part: &str| {
+            let option = part.split('=').next().unwrap_or_default();
+            if !OPTIONS.contains(&option) {
+                return Err(format!("`{part}` is no option of a method, expected one of {}", OPTIONS.join(", ")));
+            }
+            if seen.contains(&option.to_owned()) {
+                return Err(format!("it has {option} twice, expected each option once"));
+            }
+            seen.push(option.to_owned());
+            Ok(format!("--{part}"))
         };
         Ok(Arm { name: name.to_owned(), method, options: parts.map(option).collect::<Result<_, _>>()? })
     }
@@ -82,13 +90,23 @@ impl FromStr for Rates {
 impl Rates {
     /// The rates to try for an arm: those named for it, else those for all.
     pub fn of(given: &[Rates], arm: &Arm) -> Vec<f64> {
-        let named = given.iter().rev().find(|rates| rates.arm.as_ref() == Some(&arm.name));
-        let shared = || given.iter().rev().find(|rates| rates.arm.is_none());
+        let named = given.iter().find(|rates| rates.arm.as_ref() == Some(&arm.name));
+        let shared = || given.iter().find(|rates| rates.arm.is_none());
         named.or_else(shared).map_or(vec![RATE], |rates| rates.rates.clone())
     }
 
-    /// Refuses rates of an arm that is not there.
+    /// Refuses rates that no arm would take: of an arm that is not there, given twice, or for all where each has its own.
     pub fn check(given: &[Rates], arms: &[Arm]) -> Result<(), Usage> {
+        for (i, rates) in given.iter().enumerate() {
+            if given[..i].iter().any(|other| other.arm == rates.arm) {
+                let of = rates.arm.as_deref().unwrap_or("all methods");
+                return Err(Usage(format!("--learning-rates are given twice for {of}, expected once")));
+            }
+        }
+        let own = |arm: &Arm| given.iter().any(|rates| rates.arm.as_ref() == Some(&arm.name));
+        if given.iter().any(|rates| rates.arm.is_none()) && arms.iter().all(own) {
+            return Err(Usage("--learning-rates for all methods where each has its own, expected either".into()));
+        }
         let absent = |rates: &&Rates| rates.arm.as_ref().is_some_and(|name| arms.iter().all(|arm| arm.name != *name));
         match given.iter().find(absent) {
             None => Ok(()),

@@ -53,8 +53,12 @@ impl FromStr for InitMagnitude {
             "updated-weight-norm" => MagnitudeInit::UpdatedWeightNorm,
             "ones" => MagnitudeInit::Ones,
             number => match number.parse::<f64>() {
-                Ok(factor) if factor > 0.0 && factor.is_finite() => MagnitudeInit::Scaled(factor),
-                _ => return Err("expected weight-norm, updated-weight-norm, ones or a number above 0".into()),
+                Ok(factor) if factor > 0.0 && (factor as f32).is_normal() => MagnitudeInit::Scaled(factor),
+                _ => {
+                    return Err(
+                        "expected weight-norm, updated-weight-norm, ones or a number above 0 that f32 holds".into()
+                    );
+                }
             },
         }))
     }

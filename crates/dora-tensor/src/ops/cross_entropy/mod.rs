@@ -20,8 +20,8 @@ use crate::{Device, Error, Op, Result, Tensor, record};
 /// The target of a row that carries no label, as PyTorch and transformers write it.
 pub const IGNORE: i32 = -100;
 
-/// Logits that exist at a time, at most (but for a single row): 32 MiB.
-pub const LOGIT_CHUNK: usize = 1 << 23;
+/// Logits that exist at a time, at most (but for a single row): 24 MiB.
+const LOGIT_CHUNK: usize = 6 << 20;
 
 /// The loss as a scalar. `targets[t]` is the token to follow row t, or [`IGNORE`].
 pub fn cross_entropy(hidden: &Tensor, head: &Matrix, targets: &[i32], denominator: f32) -> Result<Tensor> {
@@ -112,6 +112,12 @@ fn losses(logits: &mut Tensor, rows: &Rows, scale: Option<f32>) -> Result<Tensor
     }
 }
 
+/// Rows of a chunk of so many, in chunks of about one size, at least 1.
+pub fn chunk_rows(rows: usize, vocab: usize) -> usize {
+    let most = (LOGIT_CHUNK / vocab.max(1)).max(1);
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
+}
+
 /// Calls `f(logits, rows, hidden)` for chunks of rows, each given as (row, target).
 fn for_chunks(
     hidden: &Tensor,
@@ -125,7 +131,7 @@ fn for_chunks(
         let message = format!("target {} of row {row} is no token id below {vocab}", *target as i32);
         return Err(Error::argument("cross_entropy", message));
     }
-    for pairs in labelled.chunks((LOGIT_CHUNK / vocab.max(1)).max(1)) {
+    for pairs in labelled.chunks(chunk_rows(labelled.len(), vocab)) {
         let rows = Rows { pairs, on_device: Copied::default() };
         let x = match hidden.device() {
             Device::Cpu => cpu::gather(hidden.as_f32("cross_entropy")?, width, pairs),

@@ -1,7 +1,7 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
 use super::norms::Terms;
-use crate::cpu::{Stored, buffer, column_sums, for_row_panels, for_rows, product, scale_each_column, simd};
+use crate::cpu::{Stored, buffer, column_sums, for_row_panels, for_rows, product, scale_each_row, simd};
 use crate::ops::linear::cpu::{add_bias, view};
 use crate::ops::lora::cpu::Expansion;
 use crate::{Result, Tensor};
@@ -49,8 +49,8 @@ pub(super) fn forward(
         let mut y = parts.next().expect("y is always asked for");
         match (dropped, parts.next()) {
             (Some(dropped), Some(mut z)) => {
-                product(x, panel.view(), y.view_mut(), 1.0, 0.0);
-                product(dropped, panel.view(), z.view_mut(), 1.0, 0.0);
+                product(x, panel.t(), y.view_mut(), 1.0, 0.0);
+                product(dropped, panel.t(), z.view_mut(), 1.0, 0.0);
                 for_rows(y.view_mut(), |i, y| {
                     let z = z.row(i);
                     let z = z.as_slice().expect("z is laid out as y");
@@ -59,8 +59,8 @@ pub(super) fn forward(
                 low.add(rows.clone(), None, z);
             }
             _ => {
-                scale_each_column(panel.view_mut(), &gain);
-                product(x, panel.view(), y.view_mut(), 1.0, 0.0);
+                scale_each_row(panel.view_mut(), &gain);
+                product(x, panel.t(), y.view_mut(), 1.0, 0.0);
             }
         }
         low.add(rows.clone(), Some(&gain), y.view_mut());

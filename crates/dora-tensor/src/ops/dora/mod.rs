@@ -1,7 +1,6 @@
 //! DoRA (Liu et al., 2024): y (n, out) = g ⊙ z + b, z = x·Wᵀ + s·h·Bᵀ, h (n, r) = x·Aᵀ, g = m/‖W + sBA‖ per output row,
 //! over a frozen W (out, in); W + sBA is never formed (`norms.rs`). The norm counts as a constant (paper, §4.3), or not
-//! (`exact.rs`). With
-//! dropout x̃ of the update's input (as PEFT): y = x·Wᵀ + (g − 1) ⊙ x̃·Wᵀ + g ⊙ s·x̃·Aᵀ·Bᵀ + b.
+//! (`exact.rs`). With dropout x̃ of the update's input (as PEFT): y = x·Wᵀ + (g − 1) ⊙ x̃·Wᵀ + g ⊙ s·x̃·Aᵀ·Bᵀ + b.
 //!
 //! Backward: dz = g ⊙ dy goes through the low-rank update as in LoRA; dx = dz·W + dh·A. Without dropout
 //! dm = Σ_rows dy ⊙ (y − b)/m needs only the output, which is kept instead of z; where an m is next to 0, z is computed
@@ -170,13 +169,12 @@ impl Op for Dora {
         let dm = (needs[3] || exact).then(|| self.magnitude_gradient(&grad)).transpose()?;
         let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
         let gain = cpu::gain(self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
-        let gain = Some(gain.as_slice());
-        let (mut da, mut db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, gain)?;
-        if let (true, Some(dm), Some(gain)) = (exact, &dm, gain) {
+        let (mut da, mut db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, Some(&gain))?;
+        if let Some(dm) = dm.as_ref().filter(|_| exact) {
             let norms = self.norms.as_f32("dora")?;
-            exact::add_norm_gradient((&mut da, &mut db), &*self.weight, &self.update, dm, gain, norms)?;
+            exact::add_norm_gradient((&mut da, &mut db), &*self.weight, &self.update, dm, &gain, norms)?;
         }
-        let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, gain)).transpose()?;
+        let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, Some(&gain))).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dm, dbias])
     }
 }

@@ -52,23 +52,23 @@ impl<'a> Terms<'a> {
         Ok(Terms { a, b, spread, base: base.as_f32("dora")?, scaling: f64::from(update.scaling) })
     }
 
-    /// Norms of `rows`, where `panel` (in, rows) holds these of W, transposed.
+    /// Norms of `rows`, where `panel` (rows, in) holds these of W.
     pub(super) fn norms(&self, rows: Range<usize>, panel: ArrayView2<f32>) -> Vec<f32> {
         let (rank, spread) = (self.a.nrows(), self.spread.as_f32("dora").expect("a product is f32"));
         scratch(rows.len() * rank, |buffer| {
-            let mut cross = ArrayViewMut2::from_shape((rank, rows.len()), buffer).expect("sized by the call");
-            product_into(self.a, panel, cross.view_mut(), 1.0, 0.0);
+            let mut cross = ArrayViewMut2::from_shape((rows.len(), rank), buffer).expect("sized by the call");
+            product_into(panel, self.a.t(), cross.view_mut(), 1.0, 0.0);
             let norm = |(i, row): (usize, usize)| {
                 let (mut twice, mut square) = (0.0, 0.0);
                 let spread = &spread[row * rank..(row + 1) * rank];
-                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.column(i)) {
+                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.row(i)) {
                     twice += f64::from(b) * f64::from(u);
                     square += f64::from(b) * f64::from(bg);
                 }
                 let terms = [f64::from(self.base[row]), 2.0 * self.scaling * twice, self.scaling.powi(2) * square];
                 let (sum, sizes) = (terms.iter().sum::<f64>(), terms.iter().map(|t| t.abs()).sum::<f64>());
                 match sizes > 0.0 && sum < CANCELLED * sizes {
-                    true => self.exact(row, panel.column(i)),
+                    true => self.exact(row, panel.row(i)),
                     // NaN stays NaN, so that a base that is not finite shows in the loss.
                     false => (if sum < 0.0 { 0.0 } else { sum }).sqrt() as f32,
                 }

@@ -38,7 +38,7 @@ pub(crate) fn forward(x: &Tensor, w: &dyn Stored, low: &Expansion, bias: Option<
     let mut y = buffer(x.nrows() * out);
     for_row_panels(w, vec![view(&mut y, (x.nrows(), out))], |rows, panel, mut parts| {
         let mut y = parts.remove(0);
-        product(x, panel.view(), y.view_mut(), 1.0, 0.0);
+        product(x, panel.t(), y.view_mut(), 1.0, 0.0);
         low.add(rows.clone(), None, y.view_mut());
         add_bias(y, bias.map(|b| &b[rows]));
     });
