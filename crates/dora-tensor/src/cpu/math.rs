@@ -53,7 +53,9 @@ pub fn softmax_in_place(row: &mut [f32]) -> (f32, f32) {
     // One closure for each loop: a larger one would not be inlined into the code for the instruction set.
     let max = simd(|| reduce(row, f32::NEG_INFINITY, f32::max));
     simd(|| row.iter_mut().for_each(|x| *x = exp(*x - max)));
-    (max, simd(|| reduce(row, 0.0, |a, b| a + b)))
+    // Many terms would lose digits in one sum.
+    let sum: f64 = row.chunks(16_384).map(|part| f64::from(simd(|| reduce(part, 0.0, |a, b| a + b)))).sum();
+    (max, sum as f32)
 }
 
 /// Folds a row in 16 lanes, so that the loop vectorises in spite of floating-point order.

@@ -1,11 +1,13 @@
 //! Shared pieces of the CPU bodies: matrix products, loops over rows, vector mathematics.
 
+mod lanes;
 mod math;
 mod matmul;
 mod panels;
 mod parallel;
 mod pool;
 
+pub use lanes::{Finish, Operand, Term, sum_of_products};
 pub(crate) use math::dot;
 pub use math::{exp, simd, softmax_in_place};
 pub use matmul::{matmul, product};

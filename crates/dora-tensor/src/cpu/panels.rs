@@ -1,9 +1,9 @@
-//! Products with a frozen matrix W (out, in), a panel of it at a time: the panel is brought into scratch that fits a core's
-//! cache, in `f32` and row-major whatever W is stored in, changed there if need be (DoRA's gain scales its rows), and multiplied
-//! on the same thread. A mapped `f32` file is copied too: products read it many times, and pages of a file are slow to jump
-//! about in. Sizes of panels depend on W's shape alone.
+//! Products with a frozen matrix W (out, in), a panel of it at a time. Weights in `f32` are read where they lie, if the product
+//! does so ([`Operand::reads_in_place`]); else the panel is brought into scratch that fits a core's cache, widened if need be, and
+//! multiplied on the same thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
+//! depend on W's shape alone.
 
-use super::matmul::product;
+use super::lanes::{Finish, Operand, Term, sum_of_products};
 use super::{buffer, recycle, scratch, simd};
 use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
@@ -43,6 +43,8 @@ pub trait Stored: Sync {
     fn dim(&self) -> (usize, usize);
     /// Widens a rectangle into `out`, row-major.
     fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]);
+    /// All of it row-major, if it lies in memory as `f32`.
+    fn in_place(&self) -> Option<&[f32]>;
 }
 
 /// Widens a rectangle of the row-major matrix `w` of rows of `width`.
@@ -58,11 +60,22 @@ pub const PANEL: usize = 1 << 18;
 /// Rows or columns that a panel is a multiple of: three vectors of 16, the width of a register block of `gemm`.
 const STRIPE: usize = 48;
 
-fn widened<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(ArrayViewMut2<f32>) -> T) -> T {
+/// Calls `f` with a rectangle of W: where it lies, if `in_place` says so and it does; else in scratch.
+fn with_panel<T>(
+    w: &dyn Stored,
+    in_place: bool,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    f: impl FnOnce(ArrayView2<f32>) -> T,
+) -> T {
+    if let Some(all) = w.in_place().filter(|_| in_place) {
+        let whole = ArrayView2::from_shape(w.dim(), all).expect("all of a matrix has its size");
+        return f(whole.slice(s![rows, columns]));
+    }
     let dim = (rows.len(), columns.len());
     scratch(dim.0 * dim.1, |buffer| {
         w.widen_into(rows, columns, buffer);
-        f(ArrayViewMut2::from_shape(dim, buffer).expect("the scratch has the panel's size"))
+        f(ArrayView2::from_shape(dim, buffer).expect("the scratch has the panel's size"))
     })
 }
 
@@ -70,8 +83,9 @@ fn widened<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl
 /// gives the results in order.
 pub fn for_row_panels<T: Send>(
     w: &dyn Stored,
+    in_place: bool,
     ys: Vec<ArrayViewMut2<f32>>,
-    f: impl Fn(Range<usize>, ArrayViewMut2<f32>, Vec<ArrayViewMut2<f32>>) -> T + Sync,
+    f: impl Fn(Range<usize>, ArrayView2<f32>, Vec<ArrayViewMut2<f32>>) -> T + Sync,
 ) -> Vec<T> {
     let (out, inner) = w.dim();
     let fitting = (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE);
@@ -79,7 +93,7 @@ pub fn for_row_panels<T: Send>(
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);
-        widened(w, rows.clone(), 0..inner, |panel| f(rows, panel, parts))
+        with_panel(w, in_place, rows.clone(), 0..inner, |panel| f(rows, panel, parts))
     };
     panels.map(run).collect()
 }
@@ -88,8 +102,9 @@ pub fn for_row_panels<T: Send>(
 /// (n, in): for each run of columns in parallel, rows from first to last on one thread. Without rows, once with none.
 pub fn for_column_panels(
     w: &dyn Stored,
+    in_place: bool,
     dxs: Vec<ArrayViewMut2<f32>>,
-    f: impl Fn(Range<usize>, Range<usize>, ArrayViewMut2<f32>, &mut [ArrayViewMut2<f32>]) + Sync,
+    f: impl Fn(Range<usize>, Range<usize>, ArrayView2<f32>, &mut [ArrayViewMut2<f32>]) + Sync,
 ) {
     let (out, inner) = w.dim();
     let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, 1008);
@@ -98,14 +113,19 @@ pub fn for_column_panels(
         let columns = i * width..inner.min((i + 1) * width);
         for first in (0..out.max(1)).step_by(height) {
             let rows = first..out.min(first + height);
-            widened(w, rows.clone(), columns.clone(), |panel| f(rows, columns.clone(), panel, &mut parts));
+            with_panel(w, in_place, rows.clone(), columns.clone(), |panel| {
+                f(rows, columns.clone(), panel, &mut parts);
+            });
         }
     });
 }
 
 /// y (n, out) = x (n, in)·Wᵀ.
 pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32>) {
-    for_row_panels(w, vec![y], |_, panel, mut y| product(x, panel.t(), y.remove(0), 1.0, 0.0));
+    let (inner, x) = (x.ncols(), Operand::new(x, None));
+    for_row_panels(w, x.reads_in_place(), vec![y], |_, panel, mut y| {
+        sum_of_products(&[Term { x: &x, columns: 0..inner, w: panel.view() }], &Finish::default(), y.remove(0));
+    });
 }
 
 /// dx (n, in) = dy (n, out)·W. A tall W (a vocabulary's) goes by runs of whole rows, one behind another in memory, whose
@@ -114,12 +134,11 @@ pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, mut dx: ArrayViewMu
     const TALL: usize = 16;
     const RUNS: usize = 8;
     let (out, inner) = w.dim();
-    let add = |rows: Range<usize>, panel: ArrayView2<f32>, dx: ArrayViewMut2<f32>, first: bool| {
-        product(dy.slice(s![.., rows]), panel, dx, 1.0, if first { 0.0 } else { 1.0 });
-    };
     if out < TALL * inner {
-        return for_column_panels(w, vec![dx], |rows, _, panel, dx| {
-            add(rows.clone(), panel.view(), dx[0].view_mut(), rows.start == 0);
+        let dy = Operand::new(dy, None);
+        return for_column_panels(w, dy.reads_in_place(), vec![dx], |rows, _, panel, dx| {
+            let finish = Finish { add: rows.start > 0, ..Finish::default() };
+            sum_of_products(&[Term { x: &dy, columns: rows, w: panel.t() }], &finish, dx[0].view_mut());
         });
     }
     let dim = dx.dim();
@@ -131,7 +150,12 @@ pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, mut dx: ArrayViewMu
                 Array2::from_shape_vec(dim, buffer(dim.0 * dim.1)).expect("the buffer has the size asked for");
             for first in (i * run..out.min((i + 1) * run)).step_by(height) {
                 let rows = first..out.min(first + height).min((i + 1) * run);
-                widened(w, rows.clone(), 0..inner, |panel| add(rows, panel.view(), sum.view_mut(), first == i * run));
+                // Laid out a panel at a time: all of dy is as large as the logits.
+                let dy = Operand::new(dy.slice(s![.., rows.clone()]), None);
+                with_panel(w, dy.reads_in_place(), rows.clone(), 0..inner, |panel| {
+                    let finish = Finish { add: first > i * run, ..Finish::default() };
+                    sum_of_products(&[Term { x: &dy, columns: 0..rows.len(), w: panel.t() }], &finish, sum.view_mut());
+                });
             }
             sum
         })
@@ -188,6 +212,27 @@ mod tests {
         fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
             widen_rectangle(self.0.as_slice().unwrap(), self.0.ncols(), rows, columns, out);
         }
+
+        fn in_place(&self) -> Option<&[f32]> {
+            None
+        }
+    }
+
+    /// The same, in `f32`.
+    struct Wide(Array2<f32>);
+
+    impl Stored for Wide {
+        fn dim(&self) -> (usize, usize) {
+            self.0.dim()
+        }
+
+        fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+            widen_rectangle(self.0.as_slice().unwrap(), self.0.ncols(), rows, columns, out);
+        }
+
+        fn in_place(&self) -> Option<&[f32]> {
+            self.0.as_slice()
+        }
     }
 
     #[test]
@@ -196,13 +241,16 @@ mod tests {
         for (n, inner, out) in SIZES.into_iter().chain([(3, 3001, 173), (2, 97, 3002)]) {
             let w = Matrix(random(&mut rng, (out, inner)).mapv(bf16::from_f32));
             let wide = w.0.mapv(bf16::to_f32);
+            let stored: [&dyn Stored; 2] = [&w, &Wide(wide.clone())];
             let (x, dy) = (random(&mut rng, (n, inner)), random(&mut rng, (n, out)));
-            let mut y = Array2::from_elem((n, out), f32::NAN);
-            matmul_stored_nt(x.view(), &w, y.view_mut());
-            check(&y, &x, &wide.t().to_owned());
-            let mut dx = Array2::from_elem((n, inner), f32::NAN);
-            matmul_stored_nn(dy.view(), &w, dx.view_mut());
-            check(&dx, &dy, &wide);
+            for w in stored {
+                let mut y = Array2::from_elem((n, out), f32::NAN);
+                matmul_stored_nt(x.view(), w, y.view_mut());
+                check(&y, &x, &wide.t().to_owned());
+                let mut dx = Array2::from_elem((n, inner), f32::NAN);
+                matmul_stored_nn(dy.view(), w, dx.view_mut());
+                check(&dx, &dy, &wide);
+            }
         }
     }
 }

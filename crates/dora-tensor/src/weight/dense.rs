@@ -37,6 +37,13 @@ impl Stored for DenseWeight {
             Elements::F16(w) => cpu::widen_rectangle(w, width, rows, columns, out),
         }
     }
+
+    fn in_place(&self) -> Option<&[f32]> {
+        match self.0.elements() {
+            Elements::F32(w) => Some(w),
+            Elements::BF16(_) | Elements::F16(_) => None,
+        }
+    }
 }
 
 impl Weight for DenseWeight {

@@ -1,8 +1,8 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
 use super::norms::Terms;
-use crate::cpu::{Stored, buffer, column_sums, for_row_panels, for_rows, product, scale_each_row, simd};
-use crate::ops::linear::cpu::{add_bias, view};
+use crate::cpu::{Finish, Operand, Stored, Term, buffer, column_sums, for_row_panels, for_rows, simd, sum_of_products};
+use crate::ops::linear::cpu::view;
 use crate::ops::lora::cpu::Expansion;
 use crate::{Result, Tensor};
 use rayon::prelude::*;
@@ -26,45 +26,42 @@ pub(super) struct Layer<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// Gives y, z̃ with dropout, and the norms. A panel of W is scaled by the gain before its product, so that y is written once.
-pub(super) fn forward(
-    x: &Tensor,
-    dropped: Option<&Tensor>,
+/// Gives y, z̃ with dropout, and the norms.
+pub(super) fn forward<'x>(
+    x: &'x Tensor,
+    dropped: Option<&'x Tensor>,
     layer: &Layer,
-    low: &Expansion,
+    low: &Expansion<'x>,
 ) -> Result<(Tensor, Option<Tensor>, Tensor)> {
-    let (x, out) = (x.view2("dora", "x")?, layer.m.len());
-    let dropped = dropped.map(|x| x.view2("dora", "x")).transpose()?;
-    let shape = (x.nrows(), out);
+    let (shape, inner) = ((x.shape()[0], layer.m.len()), x.shape()[1]);
+    let out = shape.1;
+    let x = Operand::new(x.view2("dora", "x")?, None);
+    let dropped = dropped.map(|x| x.view2("dora", "x")).transpose()?.map(|x| Operand::new(x, None));
     let mut y = buffer(shape.0 * out);
     let mut z = dropped.is_some().then(|| buffer(shape.0 * out));
     let outputs = std::iter::once(&mut y).chain(&mut z).map(|v| view(v, shape)).collect();
-    let norms = for_row_panels(layer.weight, outputs, |rows, mut panel, parts| {
+    let norms = for_row_panels(layer.weight, x.reads_in_place(), outputs, |rows, panel, parts| {
         let n = match &layer.norms {
             Norms::Known(n) => n[rows.clone()].to_vec(),
-            Norms::From(terms) => terms.norms(rows.clone(), panel.view()),
+            Norms::From(terms) => terms.norms(rows.clone(), panel),
         };
         let gain = gain(&layer.m[rows.clone()], &n);
+        let bias = layer.bias.map(|b| &b[rows.clone()]);
+        let terms = |x| [Term { x, columns: 0..inner, w: panel.view() }, low.term(rows.clone())];
         let mut parts = parts.into_iter();
         let mut y = parts.next().expect("y is always asked for");
-        match (dropped, parts.next()) {
+        match (&dropped, parts.next()) {
             (Some(dropped), Some(mut z)) => {
-                product(x, panel.t(), y.view_mut(), 1.0, 0.0);
-                product(dropped, panel.t(), z.view_mut(), 1.0, 0.0);
-                for_rows(y.view_mut(), |i, y| {
+                sum_of_products(&terms(&x), &Finish { bias, ..Finish::default() }, y.view_mut());
+                sum_of_products(&terms(dropped), &Finish::default(), z.view_mut());
+                for_rows(y, |i, y| {
                     let z = z.row(i);
                     let z = z.as_slice().expect("z is laid out as y");
                     simd(|| y.iter_mut().zip(z).zip(&gain).for_each(|((y, z), g)| *y += (g - 1.0) * z));
                 });
-                low.add(rows.clone(), None, z);
             }
-            _ => {
-                scale_each_row(panel.view_mut(), &gain);
-                product(x, panel.t(), y.view_mut(), 1.0, 0.0);
-            }
+            _ => sum_of_products(&terms(&x), &Finish { scale: Some(&gain), bias, add: false }, y),
         }
-        low.add(rows.clone(), Some(&gain), y.view_mut());
-        add_bias(y, layer.bias.map(|b| &b[rows]));
         n
     });
     let tensor = |v| Tensor::of(v, &[shape.0, out]);

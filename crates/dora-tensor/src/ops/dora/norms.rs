@@ -5,7 +5,7 @@
 
 use super::super::LowRank;
 use super::super::linear::cpu::product;
-use crate::cpu::{for_row_panels, product as product_into, scratch};
+use crate::cpu::{Finish, Operand, Term, for_row_panels, scratch, sum_of_products};
 use crate::profile::{self, Direction};
 use crate::{Device, Result, Tensor, Weight};
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -24,7 +24,9 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
     match base.device() {
         Device::Cpu => {
             let terms = Terms::new(update, base, out)?;
-            let panels = for_row_panels(weight.stored()?, Vec::new(), |rows, panel, _| terms.norms(rows, panel.view()));
+            let in_place = terms.lanes.reads_in_place();
+            let panels =
+                for_row_panels(weight.stored()?, in_place, Vec::new(), |rows, panel, _| terms.norms(rows, panel));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
         Device::Cuda(gpu) => super::cuda::norms(gpu, &weight.materialized()?, update, base),
@@ -34,6 +36,8 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
 /// What the norms of any row are made of, but for W.
 pub(super) struct Terms<'a> {
     a: ArrayView2<'a, f32>,
+    /// A for products with W.
+    lanes: Operand<'a>,
     b: ArrayView2<'a, f32>,
     /// B·G (out, r).
     spread: Tensor,
@@ -49,19 +53,22 @@ impl<'a> Terms<'a> {
         let (a, b) = (update.a.view2("dora", "A")?, update.b.view2("dora", "B")?);
         let gram = product(a, a.t(), 1.0)?;
         let spread = product(b, gram.view2("dora", "G")?, 1.0)?;
-        Ok(Terms { a, b, spread, base: base.as_f32("dora")?, scaling: f64::from(update.scaling) })
+        let lanes = Operand::new(a, None);
+        Ok(Terms { a, lanes, b, spread, base: base.as_f32("dora")?, scaling: f64::from(update.scaling) })
     }
 
     /// Norms of `rows`, where `panel` (rows, in) holds these of W.
     pub(super) fn norms(&self, rows: Range<usize>, panel: ArrayView2<f32>) -> Vec<f32> {
         let (rank, spread) = (self.a.nrows(), self.spread.as_f32("dora").expect("a product is f32"));
         scratch(rows.len() * rank, |buffer| {
-            let mut cross = ArrayViewMut2::from_shape((rows.len(), rank), buffer).expect("sized by the call");
-            product_into(panel, self.a.t(), cross.view_mut(), 1.0, 0.0);
+            // Uᵀ.
+            let mut cross = ArrayViewMut2::from_shape((rank, rows.len()), buffer).expect("sized by the call");
+            let term = Term { x: &self.lanes, columns: 0..panel.ncols(), w: panel.view() };
+            sum_of_products(&[term], &Finish::default(), cross.view_mut());
             let norm = |(i, row): (usize, usize)| {
                 let (mut twice, mut square) = (0.0, 0.0);
                 let spread = &spread[row * rank..(row + 1) * rank];
-                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.row(i)) {
+                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.column(i)) {
                     twice += f64::from(b) * f64::from(u);
                     square += f64::from(b) * f64::from(bg);
                 }

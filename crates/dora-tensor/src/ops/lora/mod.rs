@@ -100,7 +100,7 @@ impl LowRank {
 
     /// s·h·Bᵀ, not computed yet.
     pub(super) fn expansion<'a>(&'a self, h: &'a Tensor) -> Result<cpu::Expansion<'a>> {
-        Ok(cpu::Expansion { h: h.view2("lora", "h")?, b: self.b.view2("lora", "B")?, scaling: self.scaling })
+        Ok(cpu::Expansion::new(h.view2("lora", "h")?, self.b.view2("lora", "B")?, self.scaling))
     }
 
     /// On the CPU: gives dA, dB and dh for the gradient dz (n, out) of the update's output, where dz = gain ⊙ dy (or dy).

@@ -121,6 +121,10 @@ impl Stored for Nf4Weight {
             self.decode(row * inner + columns.start, out);
         }
     }
+
+    fn in_place(&self) -> Option<&[f32]> {
+        None
+    }
 }
 
 impl Weight for Nf4Weight {
