@@ -109,6 +109,42 @@ pub fn run_record(dir: &Path) -> Result<Option<Value>> {
     Ok(Some(Value::Object(dora_models::json::object(&bytes, &path)?)))
 }
 
+/// An adapter's base, by its `run.json`, and the model that it is put on, where they are not the same.
+pub struct OtherBase {
+    text: String,
+    /// Whether it was trained over 4-bit weights, so that the two may be one model, of which one or the other is quantised.
+    pub over_nf4: bool,
+}
+
+impl OtherBase {
+    /// Of the folders of an adapter and of a model, which is hashed only where there is something to compare with.
+    pub fn of(adapter: &Path, model: &Path, sha256: impl FnOnce() -> Result<String>) -> Result<Option<Self>> {
+        let Some(run) = run_record(adapter)? else { return Ok(None) };
+        let Some(expected) = run["base_sha256"].as_str() else { return Ok(None) };
+        let found = sha256()?;
+        let short = |hash: &str| hash.chars().take(12).collect::<String>();
+        let text = format!(
+            "{} is not the base that {} was trained on: found base_sha256 {}, expected {} by its run.json",
+            model.display(),
+            adapter.display(),
+            short(&found),
+            short(expected)
+        );
+        Ok((found != expected).then_some(OtherBase { text, over_nf4: !run["settings"]["nf4"].is_null() }))
+    }
+
+    /// For who goes on all the same.
+    pub fn note(&self) -> String {
+        let why = if self.over_nf4 { "; they may be the same weights, of which one is in 4 bits" } else { "" };
+        format!("note: {}{why}", self.text)
+    }
+
+    /// For who does not.
+    pub fn refusal(self) -> Usage {
+        Usage(format!("{} (without that file nothing is compared)", self.text))
+    }
+}
+
 /// The figures beside a file of items, where both are there.
 pub fn evaluation_record(output: &Path) -> Result<Option<Map<String, Value>>> {
     let path = summary_path(output);
