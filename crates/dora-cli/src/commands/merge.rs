@@ -76,8 +76,7 @@ pub fn merge(args: &Args, device: Device, console: &Console) -> Result<usize> {
     let shape = architecture.read(&args.model)?.shape;
     let (_, layers) = factors::read(&args.adapter, &shape, architecture.default_targets)?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let in_4_bits = shape.linears.iter().any(|l| nf4::is_quantized(&checkpoint, &format!("{}.weight", l.path)));
-    let base = choose(args, in_4_bits, trained_over_nf4(&args.adapter)?)?;
+    let base = choose(args, nf4::is_stored(&checkpoint, &shape), trained_over_nf4(&args.adapter)?)?;
     ensure_writable_dir(&args.output).map_err(|e| Usage(format!("--output: {e}")))?;
     let same = |dir: &PathBuf| dir.canonicalize().ok() == args.output.canonicalize().ok();
     if same(&args.model) || same(&args.adapter) {
