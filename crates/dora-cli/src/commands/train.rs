@@ -33,7 +33,7 @@ use crate::interrupt::Interrupt;
 use crate::prediction;
 use profile::Profile;
 use record::Record;
-pub use settings::{Args, DataArgs, name};
+pub use settings::{Args, DataArgs, name, option_names};
 use watch::Watch;
 
 pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
