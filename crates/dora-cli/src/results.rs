@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use dora_adapters::config_file::CONFIG_FILE;
+use dora_adapters::factors::TENSORS_FILE;
 use dora_models::checkpoint::write_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -88,15 +90,22 @@ pub fn identity(adapter: Option<&Path>, held: &Base) -> Result<Map<String, Value
         (None, Some(run)) if run["settings"]["method"] == "full" => run["base_sha256"].as_str(),
         _ => None,
     };
-    let of_adapter = |dir: &Path| {
-        base::files_sha256(&[dir.join("adapter_config.json"), dir.join(dora_adapters::factors::TENSORS_FILE)])
-    };
     Ok(into_map(json!({
         "base_sha256": base.unwrap_or(model_sha256), "model_sha256": model_sha256,
-        "adapter_sha256": adapter.map(of_adapter).transpose()?,
+        "adapter_sha256": adapter.map(adapter_sha256).transpose()?,
         "nf4": held.nf4.map(|nf4| json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant })),
         "dtype": held.dtype.to_string(), "training": training, "dora_version": env!("CARGO_PKG_VERSION"),
     })))
+}
+
+/// The files of an adapter in a folder.
+pub fn adapter_files(dir: &Path) -> [PathBuf; 2] {
+    [CONFIG_FILE, TENSORS_FILE].map(|name| dir.join(name))
+}
+
+/// The hash of an adapter in a folder.
+pub fn adapter_sha256(dir: &Path) -> Result<String> {
+    base::files_sha256(&adapter_files(dir))
 }
 
 /// `run.json` of a folder, where it has one.

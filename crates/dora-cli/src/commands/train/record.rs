@@ -8,8 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use dora_adapters::Adapter;
 use dora_adapters::config::AdapterConfig;
-use dora_adapters::config_file::CONFIG_FILE;
-use dora_adapters::factors::TENSORS_FILE;
 use dora_adapters::memory::Prediction;
 use dora_models::checkpoint::write_file;
 use dora_train::data::{Dataset, LoadReport};
@@ -24,7 +22,7 @@ use super::{Rows, Trained};
 use crate::base::Base;
 use crate::failure::Usage;
 use crate::prediction;
-use crate::results::run_record;
+use crate::results::{adapter_files, run_record};
 
 /// Name of the file in a run's folder.
 const RUN_FILE: &str = "run.json";
@@ -48,8 +46,8 @@ pub fn earlier(output: &Path) -> Result<Vec<PathBuf>> {
         let text = format!("--output {output} holds {model}, which no run made, expected a folder of its own");
         return Err(Usage(text).into());
     }
-    let of_adapters = [TENSORS_FILE, CONFIG_FILE, METRICS_FILE].map(|name| output.join(name));
-    Ok(of_adapters.into_iter().filter(|path| path.exists()).chain(models).collect())
+    let of_adapter = adapter_files(output).into_iter().chain([output.join(METRICS_FILE)]);
+    Ok(of_adapter.filter(|path| path.exists()).chain(models).collect())
 }
 
 /// Removes it before a new record is written, so that a run that is killed leaves nothing of another one beside its record.
