@@ -76,6 +76,15 @@ impl Base {
         }
     }
 
+    /// Bytes that its hash is of.
+    pub fn bytes(&self) -> Result<u64> {
+        let bytes = |path: &PathBuf| {
+            let unreadable = |source| Error::Io { action: "read", path: path.clone(), source };
+            Ok(fs::metadata(path).map_err(unreadable)?.len())
+        };
+        files(&self.dir)?.iter().map(bytes).sum()
+    }
+
     /// Tokens that end a text: the configuration's, else the tokenizer's.
     pub fn eos_token_ids(&self) -> Vec<u32> {
         match self.model.eos_token_ids() {
@@ -94,7 +103,12 @@ impl Base {
 }
 
 /// SHA-256 over the SHA-256 of `config.json` and of every safetensors file of a model's folder, in the order of their names.
-fn sha256(dir: &Path) -> Result<String> {
+pub fn sha256(dir: &Path) -> Result<String> {
+    files_sha256(&files(dir)?)
+}
+
+/// What a model's hash is of.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = |source| Error::Io { action: "read", path: dir.to_owned(), source };
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
@@ -105,7 +119,7 @@ fn sha256(dir: &Path) -> Result<String> {
         }
     }
     files.sort();
-    files_sha256(&files)
+    Ok(files)
 }
 
 /// SHA-256 over the SHA-256 of each file, in this order.

@@ -17,7 +17,7 @@ mod run_file;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use dora_tensor::Device;
 
 use crate::commands::{
@@ -96,10 +96,7 @@ fn keep_one_heap() {
 
 fn main() -> ExitCode {
     keep_one_heap();
-    let cli = Cli::command();
-    let train = cli.find_subcommand("train").expect("a command of that name");
-    let known: Vec<String> = train.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect();
-    let arguments = match run_file::expand(std::env::args_os().collect(), &known) {
+    let arguments = match run_file::expand(std::env::args_os().collect(), &train::option_names()) {
         Ok(arguments) => arguments,
         Err(error) => return fail(&error),
     };

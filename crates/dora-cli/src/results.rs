@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use dora_adapters::config_file::CONFIG_FILE;
+use dora_adapters::factors::TENSORS_FILE;
 use dora_models::checkpoint::write_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -88,15 +90,22 @@ pub fn identity(adapter: Option<&Path>, held: &Base) -> Result<Map<String, Value
         (None, Some(run)) if run["settings"]["method"] == "full" => run["base_sha256"].as_str(),
         _ => None,
     };
-    let of_adapter = |dir: &Path| {
-        base::files_sha256(&[dir.join("adapter_config.json"), dir.join(dora_adapters::factors::TENSORS_FILE)])
-    };
     Ok(into_map(json!({
         "base_sha256": base.unwrap_or(model_sha256), "model_sha256": model_sha256,
-        "adapter_sha256": adapter.map(of_adapter).transpose()?,
+        "adapter_sha256": adapter.map(adapter_sha256).transpose()?,
         "nf4": held.nf4.map(|nf4| json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant })),
         "dtype": held.dtype.to_string(), "training": training, "dora_version": env!("CARGO_PKG_VERSION"),
     })))
+}
+
+/// The files of an adapter in a folder.
+pub fn adapter_files(dir: &Path) -> [PathBuf; 2] {
+    [CONFIG_FILE, TENSORS_FILE].map(|name| dir.join(name))
+}
+
+/// The hash of an adapter in a folder.
+pub fn adapter_sha256(dir: &Path) -> Result<String> {
+    base::files_sha256(&adapter_files(dir))
 }
 
 /// `run.json` of a folder, where it has one.
@@ -107,6 +116,42 @@ pub fn run_record(dir: &Path) -> Result<Option<Value>> {
         read => read.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?,
     };
     Ok(Some(Value::Object(dora_models::json::object(&bytes, &path)?)))
+}
+
+/// An adapter's base, by its `run.json`, and the model that it is put on, where they are not the same.
+pub struct OtherBase {
+    text: String,
+    /// Whether it was trained over 4-bit weights, so that the two may be one model, of which one or the other is quantised.
+    pub over_nf4: bool,
+}
+
+impl OtherBase {
+    /// Of the folders of an adapter and of a model, which is hashed only where there is something to compare with.
+    pub fn of(adapter: &Path, model: &Path, sha256: impl FnOnce() -> Result<String>) -> Result<Option<Self>> {
+        let Some(run) = run_record(adapter)? else { return Ok(None) };
+        let Some(expected) = run["base_sha256"].as_str() else { return Ok(None) };
+        let found = sha256()?;
+        let short = |hash: &str| hash.chars().take(12).collect::<String>();
+        let text = format!(
+            "{} is not the base that {} was trained on: found base_sha256 {}, expected {} by its run.json",
+            model.display(),
+            adapter.display(),
+            short(&found),
+            short(expected)
+        );
+        Ok((found != expected).then_some(OtherBase { text, over_nf4: !run["settings"]["nf4"].is_null() }))
+    }
+
+    /// For who goes on all the same.
+    pub fn note(&self) -> String {
+        let why = if self.over_nf4 { "; they may be the same weights, of which one is in 4 bits" } else { "" };
+        format!("note: {}{why}", self.text)
+    }
+
+    /// For who does not.
+    pub fn refusal(self) -> Usage {
+        Usage(format!("{} (without that file nothing is compared)", self.text))
+    }
 }
 
 /// The figures beside a file of items, where both are there.

@@ -1,81 +1,12 @@
-//! `dora compare`: verdicts on made-up results whose figures are known, and refusals of what cannot be compared.
+//! `dora compare`: verdicts on made-up results whose figures are known, and on real runs.
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use support::compare::*;
 use support::*;
-
-/// The record of a training.
-fn training(method: &str, seed: u64) -> Value {
-    json!({
-        "settings": { "method": method, "seed": seed, "lr": 2e-4, "output": format!("{method}-{seed}") },
-        "adapter_config": { "r": 16, "use_dora": method == "dora" }, "trainable_params": 1000 + seed,
-        "base_sha256": "base", "data": { "sha256": "train" }, "eval_data": { "sha256": "held-out" },
-        "results": { "ending": "finished", "steps": 10, "wall_s": 100.0, "tokens_per_s": 50.0, "peak_rss_mb": 1234.5 },
-    })
-}
-
-/// Results of an evaluation under `NAME.jsonl`, with fields of the summary changed.
-fn results(room: &Room, name: &str, lines: &[Value], changed: Value) -> PathBuf {
-    let mut summary = json!({ "base_sha256": "base", "data_sha256": "data", "training": null });
-    let fields = changed.as_object().unwrap().clone();
-    summary.as_object_mut().unwrap().extend(fields);
-    room.write(&format!("{name}.jsonl.summary.json"), summary.to_string());
-    room.rows(&format!("{name}.jsonl"), lines)
-}
-
-/// Answers that are right or wrong.
-fn answers(room: &Room, name: &str, right: &[bool], changed: Value) -> PathBuf {
-    let line = |(i, right): (usize, &bool)| {
-        json!({
-            "index": i, "item": format!("q{i}"), "gold": "true", "predicted": if *right { "true" } else { "false" },
-            "right": right, "parsed": true, "loss": if *right { 0.25 } else { 1.0 + i as f64 / 1000.0 },
-            "losses": { "true": 1.0, "false": 1.0 }, "text": null,
-        })
-    };
-    let lines: Vec<Value> = right.iter().enumerate().map(line).collect();
-    let mut summary = json!({ "task": "answers", "by": "likelihood", "questions": right.len() });
-    summary.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
-    results(room, name, &lines, summary)
-}
-
-/// Answers of two models: so many that both, only A, only B and neither gets right.
-fn both(room: &Room, [both, only_a, only_b, neither]: [usize; 4]) -> (PathBuf, PathBuf) {
-    let parts = [(both, true, true), (only_a, true, false), (only_b, false, true), (neither, false, false)];
-    let pairs: Vec<(bool, bool)> = parts.iter().flat_map(|&(n, a, b)| vec![(a, b); n]).collect();
-    let side =
-        |name, of: fn(&(bool, bool)) -> bool| answers(room, name, &pairs.iter().map(of).collect::<Vec<_>>(), json!({}));
-    (side("a", |p| p.0), side("b", |p| p.1))
-}
-
-/// Losses of rows of 1 to 7 tokens.
-fn rows(room: &Room, name: &str, loss: impl Fn(usize) -> f64, changed: Value) -> PathBuf {
-    let line = |i: usize| json!({ "index": i, "item": format!("r{i}"), "loss": loss(i), "tokens": 1 + i % 7 });
-    let mut summary = json!({ "rows": 50 });
-    summary.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
-    results(room, name, &(0..50).map(line).collect::<Vec<_>>(), summary)
-}
-
-/// A run's folder.
-fn run(room: &Room, name: &str, record: &Value) -> PathBuf {
-    room.write(&format!("{name}/run.json"), record.to_string());
-    room.path(name)
-}
-
-fn compare<P: AsRef<Path>>(paths: &[P]) -> Value {
-    let line = ["--json", "compare"].into_iter().chain(paths.iter().map(|path| shown(path.as_ref())));
-    dora(line).good().object()
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap()
-}
 
 #[test]
 fn right_and_wrong_answers() {
@@ -203,19 +134,6 @@ fn several_tasks_are_corrected_for_their_number() {
     assert!(ran.out.contains("t2-a and t2-b: Within noise: B is 10.0 points of accuracy ahead of A"), "{}", ran.out);
 }
 
-/// Pairs of seeds 1 to k whose share of right answers differs by about `gain` questions of 100.
-fn seeds(room: &Room, k: u64, gain: usize) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let side = |method: &str, seed: u64, right: usize| {
-        let changed = json!({ "training": training(method, seed) });
-        answers(room, &format!("{method}-{seed}"), &(0..100).map(|i| i < right).collect::<Vec<_>>(), changed)
-    };
-    let of = |seed: u64| {
-        let base = 50 + (seed as usize * 7) % 5;
-        (side("lora", seed, base), side("dora", seed, base + gain + (seed as usize) % 3))
-    };
-    (1..=k).map(of).unzip()
-}
-
 #[test]
 fn four_seeds_or_more_speak_for_the_methods() {
     let room = Room::new();
@@ -276,141 +194,6 @@ fn runs_without_items() {
     let b: Vec<PathBuf> = (1..=6).map(|seed| folder("full", seed, loss(seed))).collect();
     let object = compare(&[&a[..], &b].concat());
     assert!(text(&object["verdict"]).starts_with("Undecided: "), "{object}");
-}
-
-#[track_caller]
-fn refuses<P: AsRef<Path>>(paths: &[P], message: &str) {
-    let ran = dora(["compare"].into_iter().chain(paths.iter().map(|path| shown(path.as_ref()))));
-    refused(&ran, 2, message);
-}
-
-#[track_caller]
-fn not_alike(a: &Path, b: &Path, why: &str) {
-    refuses(&[a, b], &format!("{} and {} cannot be compared: {why}", shown(a), shown(b)));
-}
-
-#[test]
-fn unlike_things() {
-    let room = Room::new();
-    let right = [true, false, true, true, false];
-    let a = answers(&room, "a", &right, json!({}));
-    let of = |name: &str, changed: Value| answers(&room, name, &right, changed);
-    let base = of("base", json!({ "base_sha256": "another" }));
-    not_alike(&a, &base, "their base models differ (found base and another as base_sha256)");
-    let data = of("data", json!({ "data_sha256": "0123456789abcdef" }));
-    not_alike(&a, &data, "they were measured on different data (found data and 0123456789ab as SHA-256)");
-    let by = of("by", json!({ "by": "generation" }));
-    not_alike(&a, &by, "found answers by likelihood and by generation, expected the same way");
-    let fewer = answers(&room, "fewer", &right[..4], json!({}));
-    not_alike(&a, &fewer, "found 5 and 4 items, expected the same");
-    let text = std::fs::read_to_string(&a).unwrap().replace("\"q2\"", "\"q7\"");
-    let item = of("item", json!({}));
-    room.write("item.jsonl", text);
-    not_alike(&a, &item, "line 3 is another item in each, expected the same");
-    not_alike(&a, &room.path("./a.jsonl"), "both are the same");
-    let losses = rows(&room, "losses", |_| 1.0, json!({}));
-    not_alike(&a, &losses, "found answers to questions and losses of rows, expected two of a kind");
-    let mut record = training("lora", 1);
-    record["results"]["eval_loss_after"] = json!(1.0);
-    let folder = run(&room, "run", &record);
-    not_alike(&folder, &a, "found a run and answers to questions, expected two of a kind");
-    record["data"]["sha256"] = json!("other");
-    let other = run(&room, "other", &record);
-    not_alike(&folder, &other, "they were trained on different data, expected the same for two runs");
-}
-
-#[test]
-fn pairs_that_are_no_seeds() {
-    let room = Room::new();
-    let (a, b) = seeds(&room, 4, 2);
-    let [a1, a2, b1, b2] = [&a[0], &a[1], &b[0], &b[1]];
-    let message = format!("{} has seed 1 and {} seed 2, expected pairs of the same seed", shown(a1), shown(b2));
-    refuses(&[a1, a2, b2, b1], &message);
-    refuses(&[a1, a1, b1, b2], &format!("{} is on one side twice, expected each result once", shown(a1)));
-    let again = ["lora", "dora"].map(|method| {
-        answers(&room, &format!("{method}-again"), &[true; 100], json!({ "training": training(method, 1) }))
-    });
-    let message =
-        format!("{} and {} are of the same seed on the same data, expected each once", shown(a1), shown(&again[0]));
-    refuses(&[a1, &again[0], b1, &again[1]], &message);
-    let mut other = training("lora", 2);
-    other["settings"]["lr"] = json!(1e-4);
-    let changed = answers(&room, "changed", &[true; 100], json!({ "training": other }));
-    let found =
-        format!("{} and {} are on the same side but differ in lr (0.0002 and 0.0001)", shown(a1), shown(&changed));
-    refuses(&[a1, &changed, b1, b2], &format!("{found}, expected results of one method"));
-    refuses(&[a1, a2, b1], "found 3 results to compare, expected as many of A as of B");
-    assert_eq!(dora(["compare", shown(a1)]).code, 2);
-    assert_eq!(dora(["compare"]).code, 2);
-}
-
-#[test]
-fn files_that_are_no_results() {
-    let room = Room::new();
-    let a = answers(&room, "a", &[true, false], json!({}));
-    let b = answers(&room, "b", &[true, true], json!({}));
-    let read = |path: &Path| format!("cannot read {}: No such file or directory (os error 2)", shown(path));
-    let missing = room.path("none.jsonl");
-    refuses(&[&a, &missing], &read(&missing));
-    std::fs::remove_file(room.path("b.jsonl.summary.json")).unwrap();
-    refuses(&[&a, &b], &read(&room.path("b.jsonl.summary.json")));
-    let cut = answers(&room, "cut", &[true, true], json!({ "questions": 3 }));
-    let beside = room.path("cut.jsonl.summary.json");
-    refuses(&[&a, &cut], &format!("{} holds 2 items, expected 3 by {}", shown(&cut), shown(&beside)));
-    let line = std::fs::read_to_string(&a).unwrap();
-    let line = line.lines().next().unwrap();
-    for (name, second, found) in [
-        ("json", "{\"index\": 1", "EOF while parsing an object at line 1 column 11"),
-        ("fields", "{\"index\": 1}", "missing field `item` at line 1 column 12"),
-        ("null", &line.replace("true,\"parsed\"", "null,\"parsed\""), "invalid type: null, expected a boolean"),
-    ] {
-        let path = answers(&room, name, &[true, true], json!({}));
-        room.write(&format!("{name}.jsonl"), format!("{line}\n{second}\n"));
-        let ran = dora(["compare", shown(&a), shown(&path)]);
-        let start = format!("error: {}:2: {found}", shown(&path));
-        assert!(ran.err.starts_with(&start), "{}", ran.err);
-        assert!(ran.err.ends_with(", expected a line of `dora eval --output`\n") && ran.code == 2, "{}", ran.err);
-    }
-    let wrong = line.replace("\"right\":true", "\"right\":false");
-    assert_ne!(wrong, line);
-    let path = answers(&room, "wrong", &[true, true], json!({}));
-    room.write("wrong.jsonl", format!("{wrong}\n{line}\n"));
-    let ran = dora(["compare", shown(&a), shown(&path)]);
-    assert!(
-        ran.code == 2 && ran.err.starts_with(&format!("error: {}:1: found right = false", shown(&path))),
-        "{}",
-        ran.err
-    );
-    let losses = rows(&room, "tokens", |_| 1.0, json!({}));
-    let none = std::fs::read_to_string(&losses).unwrap().replace("\"tokens\":1}", "\"tokens\":0}");
-    room.write("tokens.jsonl", none);
-    let ran = dora(["compare", shown(&losses), shown(&a)]);
-    assert!(ran.code == 2 && ran.err.contains("tokens.jsonl:1: found 0 labelled tokens, expected"), "{}", ran.err);
-    let empty = answers(&room, "empty", &[], json!({}));
-    refuses(&[&empty, &a], &format!("{} holds no item, expected at least one", shown(&empty)));
-    let folder = room.path("folder");
-    std::fs::create_dir(&folder).unwrap();
-    let path = folder.join("run.json");
-    let message = format!("{} is missing, expected the folder of a run of `dora train`", shown(&path));
-    refuses(&[&folder, &a], &message);
-    let mut record = training("lora", 1);
-    record["results"]["ending"] = json!("interrupted");
-    let stopped = run(&room, "stopped", &record);
-    let path = stopped.join("run.json");
-    let message = format!("{} holds a run that was interrupted, expected one that finished", shown(&path));
-    refuses(&[&stopped, &a], &message);
-    record["results"]["ending"] = json!("failed");
-    let failed = run(&room, "failed", &record);
-    let path = failed.join("run.json");
-    refuses(&[&failed, &a], &format!("{} holds a run that failed, expected one that finished", shown(&path)));
-    record.as_object_mut().unwrap().remove("results");
-    let going = run(&room, "going", &record);
-    let path = going.join("run.json");
-    refuses(&[&going, &a], &format!("{} holds no results yet, expected one that finished", shown(&path)));
-    let (one, two) = (run(&room, "one", &training("lora", 1)), run(&room, "two", &training("dora", 1)));
-    let path = one.join("run.json");
-    let expected = "expected a run with --eval-data, or results of `dora eval --output`";
-    refuses(&[&one, &two], &format!("{} has no held-out loss, {expected}", shown(&path)));
 }
 
 #[test]
@@ -489,25 +272,42 @@ fn too_few_items_promise_nothing() {
     assert!(object["better"].is_null() && !text(&object["next"]).contains("compare the two files"), "{object}");
 }
 
+/// Rows of one token each, with these losses.
+fn tokens(room: &Room, name: &str, losses: &[f64]) -> PathBuf {
+    let line = |(i, loss): (usize, &f64)| json!({ "index": i, "item": format!("r{i}"), "loss": loss, "tokens": 1 });
+    let lines: Vec<_> = losses.iter().enumerate().map(line).collect();
+    results(room, name, &lines, json!({ "rows": losses.len() }))
+}
+
+/// With few items the bootstrap leaves out the 0 that the test keeps; what is printed must not.
 #[test]
-fn sides_that_mix_methods() {
+fn the_interval_agrees_with_the_verdict() {
     let room = Room::new();
-    let of = |method: &str, task: &str| {
-        let changed = json!({ "data_sha256": task, "training": training(method, 1) });
-        answers(&room, &format!("{method}-{task}"), &[true, false, true], changed)
-    };
-    let [l1, l2, d1, d2] = [of("lora", "t1"), of("lora", "t2"), of("dora", "t1"), of("dora", "t2")];
-    let found = format!("{} and {} are on the same side but differ in method (lora and dora)", shown(&l1), shown(&d2));
-    refuses(&[&l1, &d2, &d1, &l2], &format!("{found}, expected results of one method"));
-    let unknown = ["u1", "u2", "v1", "v2"].map(|name| answers(&room, name, &[true, false, true], json!({})));
-    let found = format!("{} is one of 2 on the same data but no seed is on record", shown(&unknown[0]));
-    refuses(&unknown, &format!("{found}, expected results of trained models (run.json beside the adapter)"));
-    let mut other = training("dora", 1);
-    (other["base_sha256"], other["method"]) = (json!("another"), json!("dora"));
-    let elsewhere =
-        answers(&room, "elsewhere", &[true, false, true], json!({ "data_sha256": "t1", "training": other }));
-    let mut here = training("lora", 1);
-    here["base_sha256"] = json!("one");
-    let here = answers(&room, "here", &[true, false, true], json!({ "data_sha256": "t1", "training": here }));
-    not_alike(&here, &elsewhere, "they were trained on different base models (found one and another as base_sha256)");
+    let a = tokens(&room, "a", &[1.0; 8]);
+    // Five of five lower: 2 of 32 patterns of signs are as far out.
+    let five = [tokens(&room, "five-a", &[1.0; 5]), tokens(&room, "five-b", &[0.9, 0.8, 0.95, 0.7, 0.85])];
+    let object = compare(&five);
+    let task = &object["tasks"][0];
+    assert_eq!((number(&task["p"]), &object["better"]), (0.0625, &json!(null)));
+    assert_eq!(number(&task["high"]), 0.0);
+    assert!(number(&task["low"]) < -0.1, "{task}");
+    let out = dora(["compare", shown(&five[0]), shown(&five[1])]).good().out;
+    assert!(out.starts_with("Within noise: ") && out.contains(" to 0.0000), p = 0.062"), "{out}");
+    // And of eight, all lower: decided, with an interval below 0.
+    let b = tokens(&room, "b", &[0.9, 0.8, 0.95, 0.7, 0.85, 0.6, 0.9, 0.99]);
+    let object = compare(&[&a, &b]);
+    assert_eq!(object["better"], "b");
+    assert!(number(&object["tasks"][0]["high"]) < 0.0, "{object}");
+    // Whatever the losses are, 0 is in the interval where the verdict is "within noise", and nowhere else.
+    let seven = tokens(&room, "seven", &[1.0; 7]);
+    let mut found = [0; 2];
+    for i in 0..40 {
+        let losses: Vec<f64> = (0..7).map(|j| 0.88 + 0.02 * ((i * 31 + j * 17 + i * j) % 11) as f64).collect();
+        let object = compare(&[&seven, &tokens(&room, &format!("other-{i}"), &losses)]);
+        let task = &object["tasks"][0];
+        let holds = number(&task["low"]) <= 0.0 && 0.0 <= number(&task["high"]);
+        assert_eq!(holds, object["better"].is_null(), "{object}");
+        found[usize::from(holds)] += 1;
+    }
+    assert!(found.iter().all(|n| *n > 0), "{found:?}");
 }

@@ -186,6 +186,33 @@ fn text_fits_a_terminal() {
 }
 
 #[test]
+fn only_a_run_file_is_replaced() {
+    let room = Room::new();
+    let to = |file: &std::path::Path| plan(&["--model=llama-2-7b", "--output", shown(file)]);
+    let new = room.path("new.json");
+    for _ in 0..2 {
+        to(&new).good();
+    }
+    assert_eq!(read_json(&new)["model"], "llama-2-7b");
+    to(&room.write("empty.json", "")).good();
+    for (name, kept) in [
+        ("run.json", "{\"settings\": {\"model\": \"m\"}, \"notes\": []}"),
+        ("config.json", "{\"model_type\": \"llama\", \"vocab_size\": 9}"),
+        ("rows.json", "[{\"prompt\": \"a\", \"completion\": \"b\"}]"),
+        ("other.json", "{\"rank\": 3}"),
+        ("mine.txt", "words"),
+    ] {
+        let file = room.write(name, kept);
+        let message = format!(
+            "--output {} is there and no run file of `dora plan`, expected a new file or a run file",
+            shown(&file)
+        );
+        refused(&to(&file), 2, &message);
+        assert_eq!(std::fs::read_to_string(file).unwrap(), kept);
+    }
+}
+
+#[test]
 fn bad_input() {
     let room = Room::new();
     let empty = room.path("empty");

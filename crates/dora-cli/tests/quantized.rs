@@ -5,6 +5,9 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dora_models::checkpoint::{Checkpoint, CheckpointWriter, FileType, MAX_SHARD_BYTES, write_safetensors};
+use dora_models::nf4;
+use dora_tensor::{DType, Tensor};
 use serde_json::{Value, json};
 use support::*;
 
@@ -175,7 +178,7 @@ fn the_record_says_how_a_folder_in_4_bits_is_quantised() {
     let room = Room::new();
     let (data, model) = (room.rows("rows.jsonl", &token_rows(8)), plain());
     let folder = quantized(&room, &model, "folder", &OTHER);
-    for method in ["qdora", "dora"] {
+    for method in ["qdora", "qlora"] {
         let out = room.path(method);
         train(&folder, &data, &out, &["--method", method, "--lr=1e-2", "--max-steps=6"]).good();
         let expected: Value = json!({ "block_size": 128, "double_quant": false });
@@ -200,5 +203,120 @@ fn a_folder_in_4_bits_is_not_quantised_otherwise() {
         no_result(&out);
         let line = ["eval", "--model", shown(&folder), "--data", shown(&data), "--nf4", option];
         refused(&dora(line), 2, &message);
+    }
+}
+
+#[test]
+fn methods_over_16_bits_need_16_bits() {
+    let room = Room::new();
+    let (data, out) = (room.rows("rows.jsonl", &token_rows(4)), room.path("out"));
+    let folder = quantized(&room, &plain(), "folder", &[]);
+    let message = |method: &str| {
+        format!("{} holds 4-bit weights, expected --method qlora or qdora, not {method}", shown(&folder))
+    };
+    for method in ["lora", "dora", "full"] {
+        let ran = train(&folder, &data, &out, &["--method", method]);
+        assert_eq!(ran.code, 2);
+        if method != "full" {
+            refused(&ran, 2, &message(method));
+        }
+        no_result(&out);
+    }
+    let line = [
+        "sweep",
+        "--model",
+        shown(&folder),
+        "--data",
+        shown(&data),
+        "--eval-data",
+        shown(&data),
+        "--output",
+        shown(&out),
+    ];
+    let ran = dora(line.iter().chain(&["--methods=qlora,dora", "--ranks=2", "--max-steps=1"]));
+    refused(&ran, 2, &message("dora"));
+    assert!(!out.join("runs").exists());
+    dora(line.iter().chain(&["--methods=qlora,qdora", "--ranks=2", "--max-steps=1"])).good();
+}
+
+/// A folder in 4 bits with layer `dense` as another folder holds it, in bf16.
+fn with_dense(room: &Room, folder: &Path, other: &Path, dense: &str, name: &str) -> PathBuf {
+    let (checkpoint, original) = (Checkpoint::open(folder).unwrap(), Checkpoint::open(other).unwrap());
+    let parts = nf4::names(&checkpoint, dense);
+    assert_eq!(parts.len(), 6, "{parts:?}");
+    let tensor = original.tensor(dense).unwrap().to_dtype(DType::BF16);
+    let kept: Vec<&str> = checkpoint.names().filter(|name| !parts.iter().any(|part| part == name)).collect();
+    let plan = kept.iter().map(|name| {
+        let raw = checkpoint.raw(name).unwrap();
+        let dtype = match raw.dtype.as_str() {
+            "U8" => FileType::U8,
+            _ => checkpoint.tensor(name).unwrap().dtype().into(),
+        };
+        ((*name).to_owned(), dtype, raw.shape.to_vec())
+    });
+    let plan: Vec<_> = plan.chain([(dense.to_owned(), DType::BF16.into(), tensor.shape().to_vec())]).collect();
+    let out = room.copy(folder, name);
+    fs::remove_file(out.join("model.safetensors")).unwrap();
+    let mut writer = CheckpointWriter::create(&out, plan.clone(), MAX_SHARD_BYTES).unwrap();
+    for (name, dtype, shape) in plan.iter().filter(|planned| planned.0 != dense) {
+        writer.write_bytes(name, *dtype, shape, checkpoint.raw(name).unwrap().bytes).unwrap();
+    }
+    writer.write(dense, &tensor).unwrap();
+    writer.finish().unwrap();
+    out
+}
+
+/// Lists a layer in `llm_int8_skip_modules`.
+fn skip(folder: &Path, layer: &str) {
+    let path = folder.join("config.json");
+    let mut config = read_json(&path);
+    config["quantization_config"]["llm_int8_skip_modules"] = json!([layer]);
+    fs::write(path, config.to_string()).unwrap();
+}
+
+/// The dense model that a folder in 4 bits stands for, in f32.
+fn dequantized(room: &Room, folder: &Path, model: &Path, name: &str) -> PathBuf {
+    let (checkpoint, original) = (Checkpoint::open(folder).unwrap(), Checkpoint::open(model).unwrap());
+    let tensor = |name: &str| -> Tensor {
+        match (nf4::is_quantized(&checkpoint, name), original.raw(name).unwrap().shape) {
+            (true, &[out, inner]) => {
+                let weight = nf4::read(&checkpoint, name, (out, inner)).unwrap().0;
+                dora_tensor::Weight::dense(&weight).unwrap()
+            }
+            _ => checkpoint.tensor(name).unwrap().to_dtype(DType::F32),
+        }
+    };
+    let tensors: Vec<(String, Tensor)> = original.names().map(|name| (name.to_owned(), tensor(name))).collect();
+    let out = room.copy(model, name);
+    write_safetensors(&out.join("model.safetensors"), &tensors, &[("format", "pt")]).unwrap();
+    out
+}
+
+/// `llm_int8_skip_modules`: what is dense in a folder in 4 bits stays dense, as its tensors say, whatever the list says.
+#[test]
+fn a_layer_that_is_dense_in_a_folder_in_4_bits_stays_dense() {
+    let room = Room::new();
+    let (model, data, out) = (plain(), room.rows("rows.jsonl", &token_rows(8)), room.path("out"));
+    let (layer, name) = ("model.layers.1.mlp.down_proj", "model.layers.1.mlp.down_proj.weight");
+    let whole = quantized(&room, &model, "whole", &[]);
+    let mixed = with_dense(&room, &whole, &model, name, "mixed");
+    let unlisted = room.copy(&mixed, "unlisted");
+    skip(&mixed, layer);
+    let expected = loss(&dequantized(&room, &mixed, &model, "reference"), &data, &[]);
+    close(loss(&mixed, &data, &[]), expected, 1e-6);
+    // It is the one layer's doing, and neither the list nor --nf4 has a say.
+    let in_4_bits = loss(&whole, &data, &[]);
+    close(in_4_bits, loss(&dequantized(&room, &whole, &model, "whole-reference"), &data, &[]), 1e-6);
+    assert!((in_4_bits - expected).abs() > 1e-5 * expected, "{in_4_bits} {expected}");
+    assert_eq!(loss(&unlisted, &data, &[]), loss(&mixed, &data, &[]));
+    assert_eq!(loss(&mixed, &data, &["--nf4"]), loss(&mixed, &data, &[]));
+    skip(&whole, layer);
+    assert_eq!(loss(&whole, &data, &[]), in_4_bits);
+    // Training begins from it, and merges into it.
+    for method in ["qlora", "qdora"] {
+        train(&mixed, &data, &out, &["--method", method, "--lr=1e-2", "--max-steps=3"]).good();
+        close(losses(&out)[0], expected, 1e-5);
+        let (merged, _) = merged(&room, &mixed, &out, "dequantized", &data);
+        close(merged, eval_loss(&mixed, Some(&out), &data), 1e-3);
     }
 }

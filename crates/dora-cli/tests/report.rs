@@ -203,6 +203,41 @@ fn verdicts_are_those_of_compare() {
     assert_eq!(text(all(&html, "#comparisons .path")[0]), format!("{}, {}", shown(&a), shown(&second[0])));
 }
 
+/// Results of an adapter that is no longer in the folder are told of, not shown, unless they are asked for by name.
+#[test]
+fn results_of_an_earlier_adapter() {
+    let room = Room::new();
+    let (model, out) = (plain(), room.path("out"));
+    let (data, results) = (room.rows("rows.jsonl", &token_rows(8)), out.join("rows.jsonl"));
+    let evaluate = || {
+        let line = ["eval", "--model", shown(&model), "--adapter", shown(&out), "--data", shown(&data)];
+        dora(line.iter().chain(&["--output", shown(&room.path("held.jsonl"))])).good();
+        for end in ["", ".summary.json"] {
+            fs::copy(room.path(&format!("held.jsonl{end}")), out.join(format!("rows.jsonl{end}"))).unwrap();
+        }
+    };
+    let note = "rows.jsonl was measured on another adapter than this folder's, such as an earlier run's; dora eval \
+                measures anew.";
+    let told = |html: &Html| all(html, "#run-1 .note").into_iter().map(text).collect::<Vec<_>>();
+    train(&model, &data, &out, &["--max-steps=1"]).good();
+    evaluate();
+    let html = page(&room, &[&out]);
+    assert_eq!((all(&html, "#evaluations").len(), told(&html)), (1, vec![]));
+    train(&model, &data, &out, &["--max-steps=2"]).good();
+    let html = page(&room, &[&out]);
+    assert_eq!((all(&html, "#evaluations").len(), told(&html)), (0, vec![note.to_owned()]));
+    let html = page(&room, &[&out, &results]);
+    assert_eq!((all(&html, "#evaluations").len(), told(&html)), (1, vec![note.to_owned()]));
+    evaluate();
+    assert_eq!(all(&page(&room, &[&out]), "#evaluations").len(), 1);
+    // Without an adapter the record of the training says it.
+    let full = run(&room, "full", &record("full", 0), &steps(2));
+    evaluation(&room, "full/answers.jsonl", &record("full", 0), |i| i < 60);
+    assert_eq!(all(&page(&room, &[&full]), "#evaluations").len(), 1);
+    evaluation(&room, "full/answers.jsonl", &record("full", 1), |i| i < 60);
+    assert_eq!(all(&page(&room, &[&full]), "#evaluations").len(), 0);
+}
+
 #[test]
 fn sweeps() {
     let room = Room::new();
@@ -210,11 +245,15 @@ fn sweeps() {
     let rows: Vec<Vec<String>> =
         all(&html, "#sweep-1 tbody tr").iter().map(|row| row.child_elements().map(text).collect()).collect();
     assert_eq!(rows.len(), 4);
-    assert_eq!(rows[3], ["dora", "8", "3e-4", "2", "60.0 (30.0 to 70.0)", "0.6250", "1,234,567", "61 s", "1,235 MB"]);
+    assert_eq!(
+        rows[3],
+        ["dora", "8", "3e-4", "2", "60.0 (30.0 to 70.0)", "12.5", "0.6250", "1,234,567", "61 s", "1,235 MB"]
+    );
     assert_eq!((all(&html, "#sweep-1 img").len(), all(&html, ".verdict").len()), (1, 2));
     let verdict = text(all(&html, ".verdict")[0]);
     assert!(verdict.starts_with("B better by 20.0 points") && verdict.contains("2 comparisons"), "{verdict}");
-    let notes: Vec<String> = all(&html, "#sweep-1 .note").into_iter().map(text).collect();
+    let mut notes: Vec<String> = all(&html, "#sweep-1 .note").into_iter().map(text).collect();
+    assert_eq!(notes.remove(0), "Its folder also holds finished runs that it does not name: dora-r16-s1.");
     assert_eq!(
         notes[1],
         "dora: learning rate 3e-4, the one with the least held-out loss (3e-4: 0.5000, 1e-2: no end)."

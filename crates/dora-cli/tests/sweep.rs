@@ -1,91 +1,18 @@
-//! `dora sweep`: what it writes, that it goes on where it stopped, and what it refuses.
+//! `dora sweep`: what it writes, that it goes on where it stopped.
 
 #![cfg(unix)]
 
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
+use support::sweep::*;
 use support::*;
-
-/// Questions from `first` on, every second one with the answer true.
-fn questions(first: usize, n: usize) -> Vec<Value> {
-    let things = ["red", "three", "blue", "seven", "green", "ten", "white", "five", "black", "two"];
-    let question = |i: usize| {
-        let answer = if i.is_multiple_of(2) { "true" } else { "false" };
-        json!({
-            "instruction": format!("Is {} a colour? ({})\n\nAnswer format: true/false", things[i % 10], i / 10),
-            "input": "", "output": format!("the correct answer is {answer}"), "answer": answer,
-        })
-    };
-    (first..first + n).map(question).collect()
-}
-
-/// A sweep's line over rows of the tiny model, which has no tokenizer, or of the embedded one.
-struct Case {
-    room: Room,
-    model: PathBuf,
-}
-
-impl Case {
-    fn of_rows() -> Self {
-        let room = Room::new();
-        room.rows("train.jsonl", &token_rows(12));
-        room.rows("held.jsonl", &token_rows(5));
-        Case { room, model: plain() }
-    }
-
-    fn of_questions() -> Self {
-        let room = Room::new();
-        room.rows("train.jsonl", &questions(0, 24));
-        room.rows("held.jsonl", &questions(30, 9));
-        room.rows("tune.jsonl", &questions(50, 6));
-        Case { room, model: embedded() }
-    }
-
-    fn line(&self, more: &[&str]) -> Vec<String> {
-        let [train, held, out] = ["train.jsonl", "held.jsonl", "out"].map(|name| self.room.path(name));
-        let line = [
-            "sweep",
-            "--model",
-            shown(&self.model),
-            "--data",
-            shown(&train),
-            "--eval-data",
-            shown(&held),
-            "--output",
-            shown(&out),
-        ];
-        line.iter().chain(more).map(|word| (*word).to_owned()).collect()
-    }
-
-    fn sweep(&self, more: &[&str]) -> Ran {
-        dora(self.line(more))
-    }
-
-    fn out(&self, name: &str) -> PathBuf {
-        self.room.path("out").join(name)
-    }
-}
-
-const SMALL: [&str; 4] = ["--json", "--ranks=2,3", "--max-steps=2", "--batch-size=4"];
-
-fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&SMALL[..], more].concat()
-}
-
-/// The folders of finished runs.
-fn folders(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = entries.collect();
-    names.sort();
-    names
-}
 
 fn modified(path: &Path) -> SystemTime {
     fs::metadata(path).unwrap().modified().unwrap()
@@ -96,8 +23,9 @@ fn every_run_is_one_of_train_and_eval() {
     let case = Case::of_questions();
     let object = case.sweep(&small(&["--task=answers", "--seeds=1"])).good().object();
     assert_eq!(object, read_json(&case.out("sweep.json")));
-    let top = ["ending", "failed", "learning_rates", "output", "points", "runs", "seconds", "shared_options", "svg"];
-    assert_eq!(keys(&object), top);
+    let top =
+        ["ending", "failed", "learning_rates", "left_out", "output", "points", "runs", "seconds", "shared_options"];
+    assert_eq!(keys(&object), [&top[..], &["svg"]].concat());
     let names = ["dora-r2-lr2e-4-s1", "dora-r3-lr2e-4-s1", "lora-r2-lr2e-4-s1", "lora-r3-lr2e-4-s1"];
     assert_eq!(folders(&case.out("runs")), names);
     assert!(!case.out("tuning").exists());
@@ -139,6 +67,7 @@ fn every_run_is_one_of_train_and_eval() {
             "rank",
             "seeds",
             "trainable_params",
+            "unparsed_share",
             "wall_s"
         ]
     );
@@ -252,6 +181,81 @@ fn what_is_finished_is_not_run_again() {
 }
 
 #[test]
+fn a_run_without_its_adapter_is_made_again() {
+    let case = Case::of_rows();
+    case.sweep(&small(&["--methods=lora"])).good();
+    let run = case.out("runs/lora-r3-lr2e-4-s0");
+    for name in ["adapter_model.safetensors", "adapter_config.json"] {
+        let before = fs::read(run.join(name)).unwrap();
+        fs::remove_file(run.join(name)).unwrap();
+        let object = case.sweep(&small(&["--methods=lora"])).good().object();
+        let finished: Vec<&Value> = object["runs"].as_array().unwrap().iter().map(|r| &r["was_finished"]).collect();
+        assert_eq!(finished, [true, false]);
+        assert!(fs::read(run.join(name)).unwrap() == before);
+    }
+}
+
+#[test]
+fn runs_that_are_not_named_are_told_of() {
+    let case = Case::of_rows();
+    let all = case.sweep(&small(&[])).good();
+    assert!(all.object()["left_out"].as_array().unwrap().is_empty() && !all.err.contains("does not name"));
+    let fewer = case.sweep(&["--json", "--ranks=3", "--max-steps=2", "--batch-size=4"]).good();
+    let names = ["dora-r2-lr2e-4-s0", "lora-r2-lr2e-4-s0"];
+    assert_eq!(fewer.object()["left_out"], json!(names));
+    let runs = case.out("runs");
+    let note = "also holds finished runs that this command does not name: dora-r2-lr2e-4-s0, lora-r2-lr2e-4-s0\n";
+    assert!(fewer.err.contains(&format!("note: {} {note}", shown(&runs))), "{}", fewer.err);
+}
+
+/// Seeds that happen to agree say nothing of other questions.
+#[test]
+fn seeds_that_agree_promise_nothing() {
+    let case = Case::of_questions();
+    // Steps so small that no answer changes.
+    let more = ["--task=answers", "--methods=lora", "--seeds=0,1,2", "--learning-rates=1e-9"];
+    let object = case.sweep(&small(&more)).good().object();
+    let runs = object["runs"].as_array().unwrap();
+    assert!(runs.iter().all(|run| run["right"] == runs[0]["right"]), "{object}");
+    let summary = read_json(&case.out("runs/lora-r2-lr1e-9-s0/answers.jsonl.summary.json"));
+    for point in object["points"].as_array().unwrap() {
+        let share = &point["accuracy"];
+        assert_eq!((&share["mean"], &share["low"]), (&summary["accuracy"], &summary["accuracy_low"]), "{point}");
+        assert_eq!(share["high"], summary["accuracy_high"]);
+        assert!(share["high"].as_f64().unwrap() - share["low"].as_f64().unwrap() > 0.3, "{point}");
+    }
+    // Seeds that do not agree may reach further, never less far.
+    let more = ["--task=answers", "--methods=lora", "--seeds=3,4", "--learning-rates=1e-2"];
+    let object = case.sweep(&small(&more)).good().object();
+    let number = |value: &Value| value.as_f64().unwrap();
+    for point in object["points"].as_array().unwrap() {
+        let of = |run: &&Value| run["rank"] == point["rank"];
+        let right: Vec<f64> =
+            object["runs"].as_array().unwrap().iter().filter(of).map(|run| number(&run["right"])).collect();
+        let (low, high) = (number(&point["accuracy"]["low"]), number(&point["accuracy"]["high"]));
+        let least = dora_stats::accuracy_interval(((right[0] + right[1]) / 2.0) as usize, 9);
+        assert!(low <= least.low && high >= least.high && (0.0..=1.0).contains(&low) && high <= 1.0, "{point}");
+    }
+}
+
+#[test]
+fn answers_that_could_not_be_read_are_counted() {
+    let case = Case::of_questions();
+    let more = ["--task=answers", "--by=generation", "--methods=lora"];
+    let object = case.sweep(&small(&more)).good().object();
+    let summary = read_json(&case.out("runs/lora-r2-lr2e-4-s0/answers.jsonl.summary.json"));
+    assert!(summary["unparsed"].as_u64().unwrap() > 0, "{summary}");
+    assert_eq!(object["points"][0]["unparsed_share"], summary["unparsed_share"]);
+    assert_eq!(object["runs"][0]["unparsed"], summary["unparsed"]);
+    let text = case.sweep(&[&more[..], &SMALL[1..]].concat()).good().out;
+    let (head, first) = (text.lines().next().unwrap(), text.lines().nth(1).unwrap());
+    let share = format!(" {:.1} ", 100.0 * summary["unparsed_share"].as_f64().unwrap());
+    assert!(head.contains("no answer %") && first.contains(&share), "{text}");
+    let text = case.sweep(&["--task=answers", "--methods=dora", "--ranks=2", "--max-steps=2"]).good().out;
+    assert!(!text.contains("no answer %"), "{text}");
+}
+
+#[test]
 fn goes_on_after_a_kill_and_after_ctrl_c() {
     let case = Case::of_rows();
     let options = ["--methods=lora", "--max-steps=4000", "--ranks=2,3", "--batch-size=4"];
@@ -278,7 +282,11 @@ fn goes_on_after_a_kill_and_after_ctrl_c() {
     child.kill().unwrap();
     child.wait().unwrap();
     let first = modified(&case.out("runs/lora-r2-lr2e-4-s0/adapter_model.safetensors"));
-    assert!(!case.out("sweep.json").exists());
+    let left = read_json(&case.out("sweep.json"));
+    assert_eq!((&left["ending"], left["points"].as_array().unwrap().len()), (&json!("unfinished"), 1));
+    let page = case.room.path("page.html");
+    dora(["report", shown(&case.room.path("out")), "--output", shown(&page)]).good();
+    assert!(fs::read_to_string(page).unwrap().contains("This sweep is not whole (unfinished)"));
     fs::remove_file(second.join("metrics.jsonl")).unwrap();
     let child = start(&case);
     reached(3);
@@ -295,97 +303,6 @@ fn goes_on_after_a_kill_and_after_ctrl_c() {
     let options = ["--method=lora", "--max-steps=4000", "--rank=3", "--batch-size=4", "--eval-data", shown(&held)];
     train(&case.model, &case.room.path("train.jsonl"), &alone, &options).good();
     assert_eq!(difference(&second.join("adapter_model.safetensors"), &alone.join("adapter_model.safetensors")), 0.0);
-}
-
-#[test]
-fn another_runs_folder_is_refused() {
-    let case = Case::of_rows();
-    case.sweep(&small(&["--methods=dora"])).good();
-    let path = case.out("runs/dora-r2-lr2e-4-s0/run.json");
-    let message = |what: &str| {
-        format!("{} is of a run with {what} (give the sweep another --output, or remove that folder)", shown(&path))
-    };
-    let ran = case.sweep(&["--ranks=2,3", "--max-steps=3", "--batch-size=4"]);
-    // LoRA comes first in the sweep, but nothing is run before all folders are looked at.
-    refused(&ran, 2, &message("max_steps 2, expected 3"));
-    assert_eq!(folders(&case.out("runs")), ["dora-r2-lr2e-4-s0", "dora-r3-lr2e-4-s0"]);
-    refused(&case.sweep(&small(&["--alpha=3"])), 2, &message("lora_alpha 4, expected 3"));
-    case.room.rows("train.jsonl", &token_rows(13));
-    let ran = case.sweep(&small(&[]));
-    assert!(ran.code == 2 && ran.err.contains("is of a run with data.sha256 \""), "{}", ran.err);
-}
-
-#[test]
-fn options_that_do_not_fit() {
-    let case = Case::of_rows();
-    let train = case.room.path("train.jsonl");
-    refused(&case.sweep(&["--ranks=4,4"]), 2, "--ranks has 4 twice, expected each once");
-    refused(&case.sweep(&["--methods=lora,lora"]), 2, "--methods has lora twice, expected each once");
-    let text = "--learning-rates names qlora, expected one of --methods: lora, dora";
-    refused(&case.sweep(&["--learning-rates=qlora=1e-3"]), 2, text);
-    let text = "--learning-rates are given twice for dora, expected once";
-    refused(&case.sweep(&["--learning-rates=dora=1e-3", "--learning-rates=dora=1e-2"]), 2, text);
-    let text = "--learning-rates for all methods where each has its own, expected either";
-    refused(&case.sweep(&["--methods=dora", "--learning-rates=dora=1e-3", "--learning-rates=1e-2"]), 2, text);
-    let several = "--learning-rates=1e-3,1e-2";
-    refused(&case.sweep(&[several, "--tune-seed=0"]), 2, "--tune-seed 0 is one of --seeds, expected another");
-    let (held_out, text) =
-        (case.room.path("held.jsonl"), "--tune-data names the files of --eval-data, expected others");
-    refused(&case.sweep(&[several, "--tune-data", shown(&held_out)]), 2, text);
-    let ran = case.sweep(&["--methods=lora+dropout=0.1+dropout=0.2"]);
-    assert!(ran.code == 2 && ran.err.contains("it has dropout twice, expected each option once"), "{}", ran.err);
-    let text = "--tune-data, --tune-rank and --tune-seed are for several --learning-rates, expected these";
-    refused(&case.sweep(&["--tune-seed=3"]), 2, text);
-    refused(
-        &case.sweep(&["--methods=lora+dropout=x"]),
-        2,
-        "lora+dropout=x-r4-lr2e-4-s0: invalid value 'x' for '--dropout <DROPOUT>': invalid float literal",
-    );
-    let ran = case.sweep(&["--ranks=0"]);
-    refused(&ran, 2, "lora-r0-lr2e-4-s0: `r` is 0, expected a rank of at least 1");
-    for (option, says) in [
-        ("--methods=full", "expected lora, dora, qlora or qdora, which have a rank"),
-        ("--methods=dora+max-steps=3", "`max-steps=3` is no option of a method"),
-        ("--learning-rates=0", "\"0\" is no learning rate, expected a number above 0"),
-        ("--rank=3", "unexpected argument '--rank'"),
-        ("--lr=3", "unexpected argument '--lr'"),
-        ("--method=lora", "unexpected argument '--method'"),
-        ("--task=loss", "invalid value 'loss'"),
-        ("--by=generation", "--task <TASK>"),
-    ] {
-        let ran = case.sweep(&[option]);
-        assert!(ran.code == 2 && ran.err.contains(says) && ran.out.is_empty(), "{option}: {}", ran.err);
-    }
-    // Rows that are no questions show before the first run.
-    let ran = case.sweep(&small(&["--task=answers", "--methods=lora"]));
-    assert!(ran.code == 2 && !case.out("runs").exists(), "{}", ran.err);
-    // Nothing that is read is written over.
-    let inside = case.room.rows("out/sweep.json", &token_rows(3));
-    let text = format!("--output {} is also read, expected a file of its own", shown(&inside));
-    let line =
-        ["sweep", "--model", shown(&case.model), "--data", shown(&train), "--eval-data", shown(&inside), "--output"];
-    refused(&dora(line.iter().chain(&[shown(&case.room.path("out"))])), 2, &text);
-    assert_eq!(fs::read_to_string(&inside).unwrap().lines().count(), 3);
-    assert!(!case.out("runs").exists());
-}
-
-#[test]
-fn a_run_that_spoils_counts_nowhere() {
-    let case = Case::of_rows();
-    let ran = case.sweep(&small(&["--methods=lora", "--learning-rates=1e38", "--max-grad-norm=0"]));
-    assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
-    assert!(ran.err.lines().last().unwrap().starts_with("error: lora-r2-lr1e38-s0: "), "{}", ran.err);
-    let ran = case.sweep(&small(&["--methods=lora", "--learning-rates=1e38,2e38", "--max-grad-norm=0"]));
-    let spoilt = small(&["--methods=lora,dora", "--learning-rates=dora=1e38", "--max-grad-norm=0"]);
-    for _ in 0..2 {
-        let ran = case.sweep(&spoilt);
-        assert!(ran.code == 1 && ran.err.contains("dora-r2-lr1e38-s0 failed and counts nowhere: "), "{}", ran.err);
-        let object = read_json(&case.out("sweep.json"));
-        assert_eq!((object["failed"].as_array().unwrap().len(), object["points"].as_array().unwrap().len()), (2, 2));
-        assert_eq!(object["failed"][0]["run"], "dora-r2-lr1e38-s0");
-    }
-    let text = "lora did not train at any of its learning rates, expected a finite loss at one (try lower ones)";
-    refused(&ran, 1, text);
 }
 
 #[test]

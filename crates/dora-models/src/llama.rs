@@ -75,7 +75,8 @@ impl Llama {
         };
         check_kernels(dir, &config, options.device)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let options = LoadOptions { weights: WeightOptions { dtype: options.dtype(), ..options.weights }, ..options };
+        let nf4 = options.weights.nf4.filter(|_| !nf4::is_stored(&checkpoint, &shape));
+        let options = LoadOptions { weights: WeightOptions { dtype: options.dtype(), nf4 }, ..options };
         let mut loader = Loader { checkpoint: &checkpoint, options, used: Vec::new(), parameters: Vec::new() };
         let (vocab, width) = (config.vocab_size, config.hidden_size);
         let embed_tokens = loader.table("model.embed_tokens.weight", &[vocab, width])?;

@@ -33,6 +33,12 @@ pub fn is_quantized(checkpoint: &Checkpoint, name: &str) -> bool {
     checkpoint.contains(&format!("{name}{STATE}"))
 }
 
+/// Whether a checkpoint holds any of a model's linear layers in 4 bits. It is then taken as it is: what is dense in it
+/// (`llm_int8_skip_modules`) stays dense.
+pub fn is_stored(checkpoint: &Checkpoint, model: &ModelShape) -> bool {
+    model.linears.iter().any(|linear| is_quantized(checkpoint, &format!("{}.weight", linear.path)))
+}
+
 /// How a checkpoint holds a model's linear layers in 4 bits, by the first that it holds so.
 pub fn stored_options(checkpoint: &Checkpoint, model: &ModelShape) -> Result<Option<Nf4Options>> {
     let mut linears = model.linears.iter().map(|l| (format!("{}.weight", l.path), (l.out_features, l.in_features)));

@@ -103,6 +103,30 @@ fn the_bootstrap_covers() {
 }
 
 #[test]
+fn intervals_that_agree_with_their_test_cover() {
+    // Where there is no difference they cover as often as the test says so, with however few items; else no less than before.
+    let covers = |n: usize, shift: f64, skewed: bool, agreeing: bool| {
+        share(16, |r| {
+            let items = items(r, n, shift, skewed);
+            let interval = items.interval_of(600);
+            holds(if agreeing { interval.agreeing(items.mean(), items.p_of(599)) } else { interval }, shift)
+        })
+    };
+    within(covers(6, 0.0, false, true), 0.945, 0.975);
+    within(covers(60, 0.0, false, true), 0.942, 0.958);
+    for (n, skewed) in [(6, false), (20, true), (40, false)] {
+        within(covers(n, 0.3, skewed, true), covers(n, 0.3, skewed, false), 0.97);
+    }
+    for (n, only_a, only_b) in [(12, 0.1, 0.2), (30, 0.02, 0.3), (200, 0.02, 0.03)] {
+        let covers = |r: &mut Random| {
+            let answers = r.answers(n, only_a, only_b);
+            holds(answers.interval().agreeing(answers.difference(), answers.p()), only_b - only_a)
+        };
+        within(share(17, covers), 0.945, 0.999);
+    }
+}
+
+#[test]
 fn sign_flips_keep_their_error_rate_and_power() {
     for (n, skewed) in [(10, false), (60, false), (120, true)] {
         within(share(7, |r| items(r, n, 0.0, skewed).p_of(599) < ALPHA), 0.042, 0.058);

@@ -31,7 +31,7 @@ impl Seeds {
         let k = differences.len() as f64;
         let mean = differences.iter().sum::<f64>() / k;
         let deviation = (differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (k - 1.0)).sqrt();
-        (k >= 2.0 && deviation > 0.0).then_some(Seeds { differences, mean, deviation })
+        (!all_equal(&differences)).then_some(Seeds { differences, mean, deviation })
     }
 
     /// Number of seeds.
@@ -51,7 +51,7 @@ impl Seeds {
 
     /// Interval of the mean difference.
     pub fn interval(&self) -> Interval {
-        mean_interval(&self.differences).expect("at least two differences")
+        mean_interval(&self.differences).expect("at least two differences that are not all equal")
     }
 
     /// The smallest difference that this many seeds find 4 times of 5.
@@ -69,16 +69,22 @@ impl Seeds {
     }
 }
 
-/// The interval of the mean of one figure over at least two seeds, mean ± t·sd/√k; `None` for fewer.
+/// The interval of the mean of one figure over at least two seeds, mean ± t·sd/√k; `None` for fewer, and where all are equal, as
+/// they do not say then how far another would lie.
 pub fn mean_interval(figures: &[f64]) -> Option<Interval> {
     let k = figures.len() as f64;
-    if k < 2.0 {
+    if all_equal(figures) {
         return None;
     }
     let mean = figures.iter().sum::<f64>() / k;
     let deviation = (figures.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (k - 1.0)).sqrt();
     let half = student(figures.len()).inverse_cdf(1.0 - ALPHA / 2.0) * deviation / k.sqrt();
     Some(Interval { low: mean - half, high: mean + half })
+}
+
+/// Whether there are not two different figures among them; a deviation may be rounded from 0.
+fn all_equal(figures: &[f64]) -> bool {
+    figures.windows(2).all(|pair| pair[0] == pair[1])
 }
 
 fn detectable(k: usize, deviation: f64) -> f64 {
@@ -109,8 +115,7 @@ mod tests {
 
     #[test]
     fn intervals_of_one_figure() {
-        assert_eq!((mean_interval(&[]), mean_interval(&[0.3])), (None, None));
-        assert_eq!(mean_interval(&[0.25; 3]), Some(Interval { low: 0.25, high: 0.25 }));
+        assert_eq!((mean_interval(&[]), mean_interval(&[0.3]), mean_interval(&[0.1; 3])), (None, None, None));
         // t of two figures has 1 degree of freedom: 12.706 · (0.1/√2)/√2 around 0.35.
         let Interval { low, high } = mean_interval(&[0.3, 0.4]).unwrap();
         assert!((low - (0.35 - 0.63531)).abs() < 1e-4 && (high - (0.35 + 0.63531)).abs() < 1e-4, "{low} {high}");
@@ -119,6 +124,8 @@ mod tests {
     #[test]
     fn no_test_without_spread() {
         assert!(Seeds::new(vec![]).is_none() && Seeds::new(vec![1.0]).is_none() && Seeds::new(vec![2.0; 5]).is_none());
+        // Their mean is rounded, so that they seem to lie off it.
+        assert!(Seeds::new(vec![0.1; 3]).is_none());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::base::{Base, Precision};
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::output::check_file;
-use crate::results::{self, RowLine};
+use crate::results::{self, OtherBase, RowLine};
 
 /// Arguments of `dora eval`.
 #[derive(clap::Args)]
@@ -115,6 +115,7 @@ pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     let mut base = open(&args.model, &args.weights, device, console)?;
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
+        note_other_base(dir, &base, console)?;
     }
     let outcome = evaluate(&args, &base, console)?;
     console.result(&outcome.text, &outcome.object.into())?;
@@ -200,6 +201,13 @@ pub fn put_on(adapter: &Path, base: &mut Base, weights: &WeightArgs, console: &C
     if trained_over_nf4(adapter)?.is_some() && base.nf4.is_none() && !weights.nf4 {
         console.note("note: this adapter was trained over 4-bit weights; --nf4 puts it on these");
     }
+    Ok(())
+}
+
+/// Says where an adapter was trained on another base; that reads all of the base.
+pub fn note_other_base(adapter: &Path, base: &Base, console: &Console) -> Result<()> {
+    let other = OtherBase::of(adapter, &base.dir, || Ok(base.sha256()?.to_owned()))?;
+    other.iter().for_each(|other| console.note(other.note()));
     Ok(())
 }
 

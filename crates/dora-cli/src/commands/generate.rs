@@ -10,7 +10,7 @@ use dora_models::generate::{Sampling, Stop, generate};
 use dora_tensor::Device;
 use serde_json::json;
 
-use super::eval::{WeightArgs, open, put_on};
+use super::eval::{WeightArgs, note_other_base, open, put_on};
 use crate::base::Base;
 use crate::console::Console;
 use crate::failure::Usage;
@@ -46,11 +46,18 @@ pub struct Args {
     weights: WeightArgs,
 }
 
+/// Largest base that is compared with the one that an adapter was trained on: hashing takes a second or more for each 2 GB,
+/// and the first words should not wait for it.
+const HASHED: u64 = 4_000_000_000;
+
 pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     let sampling = args.sampling()?;
     let mut base = open(&args.model, &args.weights, device, console)?;
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
+        if base.bytes()? <= HASHED {
+            note_other_base(dir, &base, console)?;
+        }
     }
     let show = |text: &str| {
         if !console.is_json() {

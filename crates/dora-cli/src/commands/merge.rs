@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 
 use super::eval::{BATCH_TOKENS, WeightArgs, load, objective, open};
 use super::train::DataArgs;
+use crate::base::sha256;
 use crate::console::Console;
 use crate::failure::Usage;
+use crate::results::OtherBase;
 
 /// Arguments of `dora merge`.
 #[derive(clap::Args)]
@@ -53,7 +55,7 @@ pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     if args.eval_data.is_empty() && !args.rows.is_default() {
         return Err(Usage("--max-seq-len and --long-rows are for --eval-data, which is not given".into()).into());
     }
-    let layers = merge(&args, device)?;
+    let layers = merge(&args, device, console)?;
     let loss = match args.eval_data.as_slice() {
         [] => None,
         files => {
@@ -69,18 +71,22 @@ pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
 }
 
 /// Merges on a device, and gives the number of layers that changed.
-pub fn merge(args: &Args, device: Device) -> Result<usize> {
+pub fn merge(args: &Args, device: Device, console: &Console) -> Result<usize> {
     let architecture = Architecture::of(&args.model)?;
     let shape = architecture.read(&args.model)?.shape;
     let (_, layers) = factors::read(&args.adapter, &shape, architecture.default_targets)?;
     let checkpoint = Checkpoint::open(&args.model)?;
-    let in_4_bits = shape.linears.iter().any(|l| nf4::is_quantized(&checkpoint, &format!("{}.weight", l.path)));
-    let base = choose(args, in_4_bits, trained_over_nf4(&args.adapter)?)?;
+    let base = choose(args, nf4::is_stored(&checkpoint, &shape), trained_over_nf4(&args.adapter)?)?;
     ensure_writable_dir(&args.output).map_err(|e| Usage(format!("--output: {e}")))?;
     let same = |dir: &PathBuf| dir.canonicalize().ok() == args.output.canonicalize().ok();
     if same(&args.model) || same(&args.adapter) {
         let found = args.output.display();
         return Err(Usage(format!("--output {found} is also an input, expected a folder of its own")).into());
+    }
+    match OtherBase::of(&args.adapter, &args.model, || sha256(&args.model))? {
+        Some(other) if other.over_nf4 => console.note(other.note()),
+        Some(other) => return Err(other.refusal().into()),
+        None => {}
     }
     dora_adapters::merge(&args.model, &shape, &layers, &args.output, base, device)?;
     Ok(layers.len())

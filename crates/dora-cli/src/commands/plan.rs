@@ -6,6 +6,7 @@ mod quality;
 mod setup;
 mod table;
 
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use dora_models::{nf4, published};
 use dora_tensor::{DType, Nf4Options};
 use serde_json::{Map, Value, json};
 
-use super::train::name;
+use super::train::{self, name};
 use crate::base::Precision;
 use crate::console::Console;
 use crate::failure::Usage;
@@ -72,6 +73,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
     let memory = args.memory.as_deref().map(size).transpose()?;
     if let Some(path) = &args.output {
         check_file("--output", path, std::slice::from_ref(&args.model))?;
+        check_replaced(path)?;
     }
     let Found { name: shape, description, dtype, nf4 } = find(&args.model)?;
     let context = description.context;
@@ -126,6 +128,22 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         bail!("nothing fits, so there is no run file to write to {}", path.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to write over a file that is not empty and no run file, which holds a model and other options of `dora train` only.
+fn check_replaced(path: &Path) -> Result<(), Usage> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let bytes = fs::read(path).map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    let known = train::option_names();
+    let is_option = |name: &String| known.contains(&name.replace('_', "-"));
+    let object = dora_models::json::object(&bytes, path);
+    if bytes.is_empty() || object.is_ok_and(|file| file.contains_key("model") && file.keys().all(is_option)) {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(Usage(format!("--output {path} is there and no run file of `dora plan`, expected a new file or a run file")))
 }
 
 /// What a plan cannot know.

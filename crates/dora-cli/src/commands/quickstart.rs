@@ -109,7 +109,7 @@ pub fn run(args: Args, console: &Console) -> Result<ExitCode> {
         eval_data: Vec::new(),
         rows: DataArgs::default(),
     };
-    merge::merge(&to_merge, Device::Cpu)?;
+    merge::merge(&to_merge, Device::Cpu, console)?;
     let merged_answers = answers(&merged, None, WeightArgs::default(), console)?;
     if merged_answers != after {
         bail!("the merged model answers {merged_answers:?}, expected what the adapter answers: {after:?}");

@@ -27,16 +27,16 @@ use super::eval::{self, By, WeightArgs, answers};
 use super::train::{self, Rows, description, load_base, prepare, train_on};
 use crate::base::Base;
 use crate::console::Console;
+use crate::failure::Usage;
 use crate::interrupt::Interrupt;
-use crate::results::{evaluation_record, summary_path};
+use crate::results::{evaluation_record, run_record, summary_path};
 pub use args::Args;
 use arm::{Arm, Rates};
-use cell::{Cell, State};
-use points::Done;
+use cell::{Cell, State, effect, is_finished};
+use points::{Done, Point};
 use tuning::Choice;
 
 pub fn run(mut args: Args, console: &Console) -> Result<ExitCode> {
-    let start = Instant::now();
     args.ranks.sort_unstable();
     let interrupt = Interrupt::listen()?;
     args.check()?;
@@ -48,36 +48,31 @@ pub fn run(mut args: Args, console: &Console) -> Result<ExitCode> {
         args: &args,
         console,
         interrupt: interrupt.clone(),
+        start: Instant::now(),
         begun: 0,
         choices: vec![],
         done: vec![],
         failed: vec![],
     };
     let whole = sweep.run()?;
-    let Sweep { choices, done, failed, .. } = &sweep;
-    if let (true, Some((name, why))) = (done.is_empty(), failed.first()) {
+    if let (true, Some((name, why))) = (sweep.done.is_empty(), sweep.failed.first()) {
         bail!("{name}: {why}");
     }
-    let points = points::of(done, &args.methods, &args.ranks);
-    let svg = args.output.join("sweep.svg");
-    if !points.is_empty() {
-        write_file(&svg, crate::plot::file(&plot::draw(&args.methods, &args.ranks, &points)?).as_bytes())?;
-    }
-    let shared: Vec<_> = args.shared.0.iter().map(|word| word.to_string_lossy()).collect();
-    let object = json!({
-        "ending": if whole { "finished" } else { "interrupted" }, "output": args.output, "shared_options": shared,
-        "learning_rates": choices.iter().map(Choice::json).collect::<Vec<_>>(),
-        "points": points.iter().map(points::Point::json).collect::<Vec<_>>(),
-        "runs": done.iter().map(Done::json).collect::<Vec<_>>(),
-        "failed": failed.iter().map(|(name, why)| json!({ "run": name, "reason": why })).collect::<Vec<_>>(),
-        "svg": (!points.is_empty()).then_some(&svg), "seconds": start.elapsed().as_secs_f64(),
-    });
-    write_file(&args.output.join("sweep.json"), format!("{object:#}\n").as_bytes())?;
+    let (points, object) = sweep.write(if whole { "finished" } else { "interrupted" })?;
+    let Sweep { choices, failed, .. } = &sweep;
     if !whole {
         console.note("interrupted; the same command goes on where this stopped");
     }
     for (name, why) in failed {
         console.note(format!("{name} failed and counts nowhere: {why}"));
+    }
+    let left_out = sweep.left_out();
+    if !left_out.is_empty() {
+        let (runs, names) = (args.output.join("runs"), left_out.join(", "));
+        console.note(format!(
+            "note: {} also holds finished runs that this command does not name: {names}",
+            runs.display()
+        ));
     }
     console.result(&points::report(&points, choices, &args.output), &object)?;
     let ended = if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -89,6 +84,7 @@ struct Sweep<'a> {
     args: &'a Args,
     console: &'a Console,
     interrupt: Interrupt,
+    start: Instant,
     /// Runs begun or found finished.
     begun: usize,
     choices: Vec<Choice>,
@@ -111,6 +107,7 @@ impl Sweep<'_> {
     /// Makes all runs; false where a signal came between. Methods over 16-bit weights first, then those over 4-bit weights, so
     /// that there is one base in memory.
     fn run(&mut self) -> Result<bool> {
+        let mut looked_at = false;
         for quantized in [false, true] {
             let arms: Vec<&Arm> =
                 self.args.methods.iter().filter(|arm| arm.method.is_quantized() == quantized).collect();
@@ -121,6 +118,10 @@ impl Sweep<'_> {
             let rows = Rows::load(&line, &base, self.console)?;
             if self.args.task.is_some() {
                 answers::load(&self.evaluation(&line), &base)?;
+            }
+            if !looked_at {
+                self.check_arms(&base, &rows)?;
+                looked_at = true;
             }
             if !self.tune(&arms, &mut base)? || !self.measure(&arms, &mut base, &rows)? {
                 return Ok(false);
@@ -167,23 +168,83 @@ impl Sweep<'_> {
             for cell in self.args.cells_at(arm, rate) {
                 let line = self.args.train_args(&cell, false)?;
                 // A folder of other settings shows before the first run, not after hours.
-                State::of(&line.output, &description(&line, base, rows)?)?;
-                runs.push((cell, line));
+                let state = State::of(&line.output, &description(&line, base, rows)?)?;
+                runs.push((cell, line, matches!(state, State::Finished(_))));
             }
         }
-        for (cell, line) in runs {
-            let (record, before) = match self.train(&cell, &line, base, rows)? {
-                Ended::Finished(record, before) => (record, before),
-                Ended::Failed(why) => {
-                    self.failed.push((cell.name(), why));
-                    continue;
+        // What is there is in `sweep.json` before the first new run.
+        runs.sort_by_key(|(.., finished)| !finished);
+        for (cell, line, _) in runs {
+            match self.train(&cell, &line, base, rows)? {
+                Ended::Finished(record, before) => {
+                    let evaluation = self.evaluate(&line, base, rows, before)?;
+                    self.done.push(Done { cell, dir: line.output, record, evaluation, before });
                 }
+                Ended::Failed(why) => self.failed.push((cell.name(), why)),
                 Ended::Interrupted => return Ok(false),
-            };
-            let evaluation = self.evaluate(&line, base, rows, before)?;
-            self.done.push(Done { cell, dir: line.output, record, evaluation, before });
+            }
+            self.write("unfinished")?;
         }
         Ok(true)
+    }
+
+    /// Writes `sweep.json` and the plot of what is done.
+    fn write(&mut self, ending: &str) -> Result<(Vec<Point>, Value)> {
+        let Args { methods, ranks, seeds, output, shared, .. } = self.args;
+        let place = |Cell { arm, rank, seed, .. }: &Cell| {
+            (methods.iter().position(|a| a == arm), *rank, seeds.iter().position(|s| s == seed))
+        };
+        self.done.sort_by_key(|run| place(&run.cell));
+        let points = points::of(&self.done, methods, ranks);
+        let svg = output.join("sweep.svg");
+        if !points.is_empty() {
+            write_file(&svg, crate::plot::file(&plot::draw(methods, ranks, &points)?).as_bytes())?;
+        }
+        let shared: Vec<_> = shared.0.iter().map(|word| word.to_string_lossy()).collect();
+        let failed = self.failed.iter().map(|(name, why)| json!({ "run": name, "reason": why }));
+        let object = json!({
+            "ending": ending, "output": output, "shared_options": shared,
+            "learning_rates": self.choices.iter().map(Choice::json).collect::<Vec<_>>(),
+            "points": points.iter().map(Point::json).collect::<Vec<_>>(),
+            "runs": self.done.iter().map(Done::json).collect::<Vec<_>>(), "failed": failed.collect::<Vec<_>>(),
+            "left_out": self.left_out(), "svg": (!points.is_empty()).then_some(&svg),
+            "seconds": self.start.elapsed().as_secs_f64(),
+        });
+        write_file(&output.join("sweep.json"), format!("{object:#}\n").as_bytes())?;
+        Ok((points, object))
+    }
+
+    /// Names of finished runs in the folder that this command does not name, as that of an earlier sweep with more ranks did.
+    fn left_out(&self) -> Vec<String> {
+        let rate = |arm: &Arm| self.choices.iter().find(|choice| choice.arm == arm.name).map(|choice| choice.rate);
+        let cells = |arm: &Arm| rate(arm).map_or_else(|| self.args.cells(arm), |rate| self.args.cells_at(arm, rate));
+        let named: Vec<String> = self.args.methods.iter().flat_map(cells).map(|cell| cell.name()).collect();
+        let entries = std::fs::read_dir(self.args.output.join("runs")).into_iter().flatten().flatten();
+        let finished = |dir: &Path| run_record(dir).is_ok_and(|run| run.is_some_and(|run| is_finished(&run, dir)));
+        let folders = entries.map(|entry| entry.path()).filter(|path| finished(path));
+        let names = folders.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+        let mut left_out: Vec<String> = names.filter(|name| !named.contains(name)).collect();
+        left_out.sort();
+        left_out
+    }
+
+    /// Refuses two arms that would train the same, whatever they are called.
+    fn check_arms(&self, base: &Base, rows: &Rows) -> Result<()> {
+        let seed = self.args.seeds[0];
+        let effects = |arm: &Arm| {
+            let cells = self.args.cells(arm).into_iter().filter(|cell| cell.seed == seed);
+            let effect = |cell| Ok(effect(description(&self.args.train_args(&cell, false)?, base, rows)?));
+            cells.map(effect).collect::<Result<Vec<Value>>>()
+        };
+        let effects = self.args.methods.iter().map(effects).collect::<Result<Vec<_>>>()?;
+        for (i, one) in effects.iter().enumerate() {
+            if let Some(j) = effects[..i].iter().position(|other| other == one) {
+                let [first, second] = [j, i].map(|i| &self.args.methods[i].name);
+                let text = format!("--methods {first} and {second} train the same, expected each method once");
+                return Err(Usage(text).into());
+            }
+        }
+        Ok(())
     }
 
     /// Makes a run, unless it is there.

@@ -33,7 +33,7 @@ use crate::interrupt::Interrupt;
 use crate::prediction;
 use profile::Profile;
 use record::Record;
-pub use settings::{Args, DataArgs, name};
+pub use settings::{Args, DataArgs, name, option_names};
 use watch::Watch;
 
 pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
@@ -117,6 +117,7 @@ pub fn prepare(args: &Args, device: Device) -> Result<()> {
         let found = args.output.display();
         return Err(Usage(format!("--output {found} is the {what}'s folder, expected one of its own")).into());
     }
+    record::earlier(&args.output)?;
     Ok(())
 }
 
@@ -161,6 +162,11 @@ pub fn train_on(
     let predicted =
         (base.device == Device::Cpu).then(|| memory::of_run(args, steps, base, data, &plan, held_out, &trained));
     predicted.iter().for_each(|predicted| console.note(prediction::line(predicted)));
+    let earlier = record::earlier(&args.output)?;
+    if !earlier.is_empty() {
+        console.note(format!("note: this run replaces what an earlier one left in {}", args.output.display()));
+    }
+    record::remove(&earlier)?;
     let record = Record::begin(args, steps, base, rows, &trained, predicted.as_ref())?;
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };

@@ -3,7 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod compare;
 pub mod report;
+pub mod sweep;
 
 use std::fs;
 use std::path::{Path, PathBuf};

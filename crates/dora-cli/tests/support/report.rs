@@ -104,6 +104,7 @@ pub fn sweep(room: &Room, name: &str) -> PathBuf {
             points.push(json!({
                 "method": method, "rank": rank, "learning_rate": 3e-4, "seeds": 2, "guessing": 0.25,
                 "accuracy": { "mean": 0.4 + gain as f64 / 100.0, "low": 0.3, "high": 0.7, "interval": "t over seeds" },
+                "unparsed_share": 0.125,
                 "eval_loss": { "mean": 0.625, "low": null, "high": null, "interval": null },
                 "trainable_params": 1_234_567, "wall_s": 61.4, "peak_rss_mb": 1234.5,
             }));
@@ -112,7 +113,7 @@ pub fn sweep(room: &Room, name: &str) -> PathBuf {
     let rates = json!([{ "method": "dora", "learning_rate": 3e-4, "tuned": true, "rows": "--tune-data", "rank": 4, "seed": 1,
         "tried": [{ "learning_rate": 3e-4, "eval_loss": 0.5 }, { "learning_rate": 1e-2, "eval_loss": null }] }]);
     let object = json!({ "ending": "finished", "output": name, "shared_options": ["--model", LONG],
-        "learning_rates": rates, "points": points, "runs": runs, "svg": "sweep.svg", "seconds": 9.0 });
+        "learning_rates": rates, "points": points, "runs": runs, "left_out": ["dora-r16-s1"], "svg": "sweep.svg", "seconds": 9.0 });
     room.write(&format!("{name}/sweep.svg"), svg(1040));
     room.write(&format!("{name}/sweep.json"), object.to_string());
     room.path(name)

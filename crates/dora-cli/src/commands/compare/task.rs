@@ -1,5 +1,7 @@
 //! The tests of one task: what A and B got on the same data, from one run each or from several seeds.
 //!
+//! The test decides, and intervals are made to agree with it (`Interval::agreeing`).
+//!
 //! * One run each: exact McNemar for right and wrong answers, sign flips and bootstrap for losses. They speak about these two
 //!   runs on other items.
 //! * Two or three seeds: each item's mean over the seeds, sign flips and bootstrap. The same.
@@ -154,7 +156,7 @@ impl Task {
     fn mcnemar(&mut self, items: &[Item]) {
         let answers = Answers::count(items.iter().map(|item| (item.a == 1.0, item.b == 1.0)));
         let found = Found {
-            interval: answers.interval(),
+            interval: answers.interval().agreeing(answers.difference(), answers.p()),
             p: answers.p(),
             smallest: answers.smallest_difference(),
             needed: answers.questions_needed(answers.difference()),
@@ -245,11 +247,14 @@ fn by_item(pairs: &[Vec<Item>], measure: Measure, unit: Unit) -> Test {
     let total = |figure: fn(&Item) -> f64| (0..n).map(|i| of(i, figure)).sum::<f64>() / weights;
     let differences = Differences::new((0..n).map(|i| (of(i, |item| item.b - item.a), pairs[0][i].weight)).collect());
     let (a, b) = (total(|item| item.a), total(|item| item.b));
-    let found = differences.map(|differences| Found {
-        interval: differences.interval(),
-        p: differences.p(),
-        smallest: differences.smallest_difference(),
-        needed: differences.items_needed(differences.mean()),
+    let found = differences.map(|differences| {
+        let (mean, p) = (differences.mean(), differences.p());
+        Found {
+            interval: differences.interval().agreeing(mean, p),
+            p,
+            smallest: differences.smallest_difference(),
+            needed: differences.items_needed(mean),
+        }
     });
     Test { measure, unit, n, a, b, found, name: "sign flips and bootstrap by item" }
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::name;
 use super::run::Run;
 use super::sweep::Sweep;
 use crate::commands::compare::{Sheet, Side};
@@ -65,12 +66,18 @@ impl Inputs {
         let has = |name: &str| names.iter().any(|found| found.file_name().is_some_and(|found| found == name));
         if has("run.json") {
             let pictures = self.pictures_of(&names)?;
-            let run = Run::read(path, has("samples.jsonl"), pictures)?;
+            let mut run = Run::read(path, has("samples.jsonl"), pictures)?;
             self.files.extend(run.files());
-            self.runs.push(run);
-            for name in names.iter().filter_map(|name| result_of(name)) {
-                self.evaluation(&name)?;
+            for result in names.iter().filter_map(|name| result_of(name)) {
+                let beside = summary_path(&result);
+                let summary = dora_models::json::object(&self.bytes(&beside)?, &beside)?;
+                if run.is_of(&summary) {
+                    self.evaluation(&result)?;
+                } else {
+                    run.stale.push(name(&result));
+                }
             }
+            self.runs.push(run);
             Ok(())
         } else if has("sweep.json") {
             let file = path.join("sweep.json");

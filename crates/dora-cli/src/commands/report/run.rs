@@ -7,11 +7,11 @@ use anyhow::Result;
 use dora_train::metrics::METRICS_FILE;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::inputs::{Picture, bytes};
 use crate::failure::Usage;
-use crate::results::run_record;
+use crate::results::{adapter_sha256, run_record};
 
 /// Name of the file of samples.
 pub const SAMPLES_FILE: &str = "samples.jsonl";
@@ -24,6 +24,8 @@ pub struct Run {
     pub metrics: Vec<Line>,
     pub samples: Vec<Sample>,
     pub pictures: Vec<Picture>,
+    /// Names of results in its folder that are of another adapter, such as an earlier run's.
+    pub stale: Vec<String>,
 }
 
 /// A line of `metrics.jsonl`: a step, or an evaluation.
@@ -59,7 +61,16 @@ impl Run {
         let metrics = lines(&path.join(METRICS_FILE), "a step or an evaluation of `dora train`")?;
         let expected = "a line of `dora generate --json` (prompt and text)";
         let samples = if samples { lines(&path.join(SAMPLES_FILE), expected)? } else { Vec::new() };
-        Ok(Run { path: path.to_owned(), record, metrics, samples, pictures })
+        Ok(Run { path: path.to_owned(), record, metrics, samples, pictures, stale: Vec::new() })
+    }
+
+    /// Whether the summary of an evaluation is of what lies in this folder: of its adapter by the hash, of a model by the record
+    /// of its training. What was measured without training, such as the base, may lie anywhere.
+    pub fn is_of(&self, summary: &Map<String, Value>) -> bool {
+        match summary.get("adapter_sha256").and_then(Value::as_str) {
+            Some(hash) => adapter_sha256(&self.path).is_ok_and(|found| found == hash),
+            None => summary.get("training").is_none_or(|run| run.is_null() || *run == self.record),
+        }
     }
 
     /// The files that are read of every run.

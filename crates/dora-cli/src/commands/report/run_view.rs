@@ -42,6 +42,7 @@ pub struct RunView<'a> {
     tiles: Vec<Tile>,
     figures: Vec<Figure>,
     pictures: Vec<String>,
+    notes: Vec<String>,
     samples: &'a [Sample],
     bars: Vec<Bars>,
     settings: Captioned,
@@ -71,11 +72,19 @@ impl<'a> RunView<'a> {
             tiles: tiles(run),
             figures: figures(run)?,
             pictures: run.pictures.iter().map(picture).collect::<Result<_>>()?,
+            notes: run.stale.iter().map(|name| stale(name)).collect(),
             samples: &run.samples,
             bars: [memory(run), profile(run)].into_iter().flatten().collect(),
             settings: settings(run),
         })
     }
+}
+
+/// Instead of a result's figures.
+fn stale(name: &str) -> String {
+    format!(
+        "{name} was measured on another adapter than this folder's, such as an earlier run's; dora eval measures anew."
+    )
 }
 
 /// Held-out loss before the first step and after the last.

@@ -33,6 +33,8 @@ struct Record {
     runs: Vec<Done>,
     #[serde(default)]
     failed: Vec<Failed>,
+    #[serde(default)]
+    left_out: Vec<String>,
 }
 
 /// A run that stopped at a figure that is not finite.
@@ -66,6 +68,7 @@ struct Point {
     accuracy: Option<Mean>,
     eval_loss: Option<Mean>,
     guessing: Option<f64>,
+    unparsed_share: Option<f64>,
     trainable_params: Option<usize>,
     wall_s: Option<f64>,
     peak_rss_mb: Option<f64>,
@@ -98,13 +101,16 @@ impl Sweep {
 
     /// What it is, in a sentence or two each.
     pub fn notes(&self) -> Vec<String> {
-        let Record { ending, shared_options, learning_rates, points, .. } = &self.record;
+        let Record { ending, shared_options, learning_rates, points, left_out, .. } = &self.record;
         let mut notes = Vec::new();
         if ending != "finished" {
             notes.push(format!("This sweep is not whole ({ending}); the same command goes on where it stopped."));
         }
         for Failed { run, reason } in &self.record.failed {
             notes.push(format!("{run} failed and counts nowhere: {reason}."));
+        }
+        if !left_out.is_empty() {
+            notes.push(format!("Its folder also holds finished runs that it does not name: {}.", left_out.join(", ")));
         }
         if !shared_options.is_empty() {
             notes.push(format!("All runs: {}.", shared_options.join(" ")));
@@ -123,6 +129,7 @@ impl Sweep {
             "Learning rate",
             "Seeds",
             "Right answers, %",
+            "No answer, %",
             "Held-out loss",
             "Trainable",
             "Time",
@@ -203,6 +210,7 @@ impl Point {
             format!("{:e}", self.learning_rate),
             self.seeds.to_string(),
             or_dash(self.accuracy.as_ref().map(|mean| with(mean, 100.0, 1))),
+            or_dash(self.unparsed_share.map(|share| format!("{:.1}", 100.0 * share))),
             or_dash(self.eval_loss.as_ref().map(|mean| with(mean, 1.0, 4))),
             or_dash(self.trainable_params.map(thousands)),
             or_dash(self.wall_s.map(|seconds| format!("{seconds:.0} s"))),

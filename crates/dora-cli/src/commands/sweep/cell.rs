@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::arm::Arm;
 use crate::failure::Usage;
-use crate::results::{PLACES, run_record};
+use crate::results::{PLACES, adapter_files, run_record};
 
 /// A run: an arm at a rank, a learning rate and a seed.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +30,7 @@ impl Cell {
 /// What a folder holds of a run.
 #[derive(Debug)]
 pub enum State {
-    /// Nothing, or a run that did not end: it is to be made from the start.
+    /// Nothing, or a run that did not end or whose adapter is gone: it is to be made from the start.
     Open,
     /// A run that stopped before a step that is not finite: it would again.
     Failed,
@@ -54,11 +54,34 @@ impl State {
             .into());
         }
         Ok(match record["results"]["ending"].as_str() {
-            Some("finished") => State::Finished(record),
+            Some("finished") if is_finished(&record, dir) => State::Finished(record),
             Some("failed") if record["results"]["not_finite"] == true => State::Failed,
             _ => State::Open,
         })
     }
+}
+
+/// Whether a run's record says that it finished, and its adapter is there.
+pub fn is_finished(record: &Value, dir: &Path) -> bool {
+    record["results"]["ending"] == "finished" && adapter_files(dir).iter().all(|file| file.is_file())
+}
+
+/// What of a run's record settles what is trained: two runs alike in it end in the same adapter.
+pub fn effect(mut record: Value) -> Value {
+    let settings = &mut record["settings"];
+    // A new adapter's B is 0, so that these are the norm of the weight.
+    if [json!("weight-norm"), json!("updated-weight-norm"), json!(1.0)].contains(&settings["init_magnitude"]) {
+        settings["init_magnitude"] = Value::Null;
+    }
+    // The groups' learning rates are resolved.
+    if settings["weight_decay"] == 0.0 {
+        settings["parameter_groups"] = Value::Null;
+    }
+    let mut parts = ["settings", "adapter_config"].map(|part| record[part].take());
+    for part in parts.iter_mut().filter_map(Value::as_object_mut) {
+        part.retain(|name, _| !PLACES.contains(&name.as_str()));
+    }
+    json!(parts)
 }
 
 /// The first setting that differs: its name and both values.

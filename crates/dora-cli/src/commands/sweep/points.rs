@@ -1,10 +1,12 @@
-//! Results of a sweep: a point is an arm at a rank, over its seeds. Intervals hold 95 %: over several seeds Student's t; with
-//! one seed the exact binomial interval of the share of right answers (as `dora eval` gives it), and none of the loss.
+//! Results of a sweep: a point is an arm at a rank, over its seeds. Intervals hold 95 %. That of a loss is Student's t over the
+//! seeds, and there is none where one seed or equal losses tell no spread. That of a share of right answers is the exact binomial
+//! one over the questions (as `dora eval` gives it); with several seeds it is of their mean count, as they answer the same
+//! questions, and reaches as far as Student's t where that goes further. So seeds that agree by chance promise nothing.
 
 use std::path::{Path, PathBuf};
 
 use dora_adapters::count::thousands;
-use dora_stats::{Interval, mean_interval};
+use dora_stats::{Interval, accuracy_interval, mean_interval};
 use serde_json::{Map, Value, json};
 
 use super::arm::Arm;
@@ -12,7 +14,7 @@ use super::cell::Cell;
 use super::tuning::Choice;
 
 /// Of the table.
-const COLUMNS: usize = 8;
+const COLUMNS: usize = 9;
 
 /// A finished run.
 pub struct Done {
@@ -46,6 +48,8 @@ pub struct Point {
     questions: Option<u64>,
     /// The accuracy of guessing.
     pub guessing: Option<f64>,
+    /// Share of texts in which no answer was found, where answers are read from generated text.
+    unparsed: Option<f64>,
     trainable: u64,
     seconds: f64,
     peak_rss_mb: Option<f64>,
@@ -69,10 +73,15 @@ impl Point {
             |name: &str| -> Vec<f64> { runs.iter().filter_map(|run| run.evaluation.get(name)?.as_f64()).collect() };
         let mean = |figures: &[f64]| figures.iter().sum::<f64>() / figures.len() as f64;
         let (losses, shares, seconds) = (results("eval_loss_after"), figure("accuracy"), results("wall_s"));
-        let binomial =
-            || Some(Interval { low: *figure("accuracy_low").first()?, high: *figure("accuracy_high").first()? });
-        let within = |Interval { low, high }| Interval { low: f64::max(low, 0.0), high: f64::min(high, 1.0) };
-        let share = || Figure { mean: mean(&shares), interval: mean_interval(&shares).map(within).or_else(binomial) };
+        let questions = first.evaluation.get("questions").and_then(Value::as_u64);
+        let share = || {
+            let within = |Interval { low, high }| Interval { low: f64::max(low, 0.0), high: f64::min(high, 1.0) };
+            let by_seed = mean_interval(&shares).map(within);
+            let by_question = questions.map(|n| over_questions(mean(&figure("right")), n as usize));
+            let both = by_seed.zip(by_question).map(|(a, b)| a.hull(b));
+            Figure { mean: mean(&shares), interval: both.or(by_question).or(by_seed) }
+        };
+        let generated = first.evaluation.get("by").is_some_and(|by| by == "generation");
         Some(Point {
             arm: first.cell.arm.name.clone(),
             rank: first.cell.rank,
@@ -80,8 +89,9 @@ impl Point {
             seeds: runs.len(),
             accuracy: (!shares.is_empty()).then(share),
             loss: Figure { mean: mean(&losses), interval: mean_interval(&losses) },
-            questions: first.evaluation.get("questions").and_then(Value::as_u64),
+            questions,
             guessing: first.evaluation.get("guessing").and_then(Value::as_f64),
+            unparsed: generated.then(|| mean(&figure("unparsed_share"))),
             trainable: first.record["trainable_params"].as_u64().unwrap_or(0),
             seconds: mean(&seconds),
             peak_rss_mb: results("peak_rss_mb").into_iter().reduce(f64::max),
@@ -90,7 +100,11 @@ impl Point {
 
     /// Where the accuracy's interval is from.
     fn accuracy_interval(&self) -> &'static str {
-        if self.seeds > 1 { "t over seeds" } else { "exact binomial over questions" }
+        if self.seeds > 1 {
+            "exact binomial over questions or t over seeds, whichever reaches further"
+        } else {
+            "exact binomial over questions"
+        }
     }
 
     pub fn json(&self) -> Value {
@@ -104,6 +118,7 @@ impl Point {
         json!({
             "method": self.arm, "rank": self.rank, "learning_rate": self.lr, "seeds": self.seeds,
             "accuracy": self.accuracy.map(|share| figure(share, self.accuracy_interval())), "guessing": self.guessing,
+            "unparsed_share": self.unparsed,
             "eval_loss": figure(self.loss, "t over seeds"), "trainable_params": self.trainable, "wall_s": self.seconds,
             "peak_rss_mb": self.peak_rss_mb,
         })
@@ -124,12 +139,18 @@ impl Point {
             self.rank.to_string(),
             format!("{:e}", self.lr),
             self.accuracy.map_or(String::new(), |share| with(share, 100.0, 1)),
+            self.unparsed.map_or(String::new(), |share| format!("{:.1}", 100.0 * share)),
             with(self.loss, 1.0, 4),
             thousands(self.trainable as usize),
             format!("{:.0} s", self.seconds),
             self.peak_rss_mb.map_or(String::new(), |mb| format!("{} MB", thousands(mb.round() as usize))),
         ]
     }
+}
+
+/// The interval of a mean count of right answers to n questions; between two counts it is that of both.
+fn over_questions(right: f64, n: usize) -> Interval {
+    accuracy_interval(right.floor() as usize, n).hull(accuracy_interval(right.ceil() as usize, n))
 }
 
 impl Done {
@@ -139,7 +160,7 @@ impl Done {
         json!({
             "method": arm.name, "rank": rank, "learning_rate": lr, "seed": seed, "dir": self.dir,
             "results": evaluation("output"), "accuracy": evaluation("accuracy"), "right": evaluation("right"),
-            "questions": evaluation("questions"), "eval_loss_before": results["eval_loss_before"],
+            "questions": evaluation("questions"), "unparsed": evaluation("unparsed"), "eval_loss_before": results["eval_loss_before"],
             "eval_loss_after": results["eval_loss_after"], "steps": results["steps"], "tokens": results["tokens"],
             "trainable_params": self.record["trainable_params"], "wall_s": results["wall_s"],
             "peak_rss_mb": results["peak_rss_mb"], "was_finished": self.before,
@@ -151,10 +172,15 @@ impl Done {
 pub fn report(points: &[Point], choices: &[Choice], output: &Path) -> String {
     let Some(first) = points.first() else { return "no run is finished".into() };
     let head =
-        ["method", "rank", "lr", "accuracy %", "held-out loss", "trainable", "time", "peak memory"].map(String::from);
+        ["method", "rank", "lr", "accuracy %", "no answer %", "held-out loss", "trainable", "time", "peak memory"]
+            .map(String::from);
     let rows: Vec<[String; COLUMNS]> = [head].into_iter().chain(points.iter().map(Point::cells)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let shown = |column: &usize| *column != 3 || first.accuracy.is_some();
+    let shown = |column: &usize| match column {
+        3 => first.accuracy.is_some(),
+        4 => first.unparsed.is_some(),
+        _ => true,
+    };
     let columns: Vec<usize> = (0..COLUMNS).filter(shown).collect();
     let line = |row: &[String; COLUMNS]| {
         let cell = |&column: &usize| match column {
@@ -171,7 +197,10 @@ pub fn report(points: &[Point], choices: &[Choice], output: &Path) -> String {
             format!("accuracy with the exact 95 % interval over {n} questions; the loss of one run has none")
         }
         (Some(n), _) => {
-            format!("accuracy on {n} questions and loss as means over seeds with 95 % intervals (Student's t)")
+            format!(
+                "means over seeds with 95 % intervals; of accuracy the exact one over {n} questions, or Student's t over seeds where that \
+                 reaches further; of loss Student's t"
+            )
         }
         (None, 1) => "the loss of one run has no interval".into(),
         (None, _) => "loss as a mean over seeds with its 95 % interval (Student's t)".into(),

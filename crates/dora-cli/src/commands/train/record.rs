@@ -1,16 +1,17 @@
 //! `run.json`: every resolved setting, versions, hashes of base and data; written before the first step, and again with the
 //! results when the run ends.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dora_adapters::Adapter;
 use dora_adapters::config::AdapterConfig;
 use dora_adapters::memory::Prediction;
 use dora_models::checkpoint::write_file;
 use dora_train::data::{Dataset, LoadReport};
-use dora_train::metrics::peak_rss_mb;
+use dora_train::metrics::{METRICS_FILE, peak_rss_mb};
 use dora_train::run::Ending;
 use serde_json::{Value, json};
 
@@ -19,10 +20,40 @@ use super::settings::Args;
 use super::watch::Watch;
 use super::{Rows, Trained};
 use crate::base::Base;
+use crate::failure::Usage;
 use crate::prediction;
+use crate::results::{adapter_files, run_record};
 
 /// Name of the file in a run's folder.
 const RUN_FILE: &str = "run.json";
+
+/// What an earlier run left in a folder: adapter, steps, and the model where all weights were trained. A model that no run
+/// made is refused, since a run's record beside it would be taken for its own.
+pub fn earlier(output: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |e| Usage(format!("cannot read {}: {e}", output.display()));
+    let mut models = Vec::new();
+    for entry in fs::read_dir(output).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) {
+            models.push(path);
+        }
+    }
+    if let Some(model) = models.first()
+        && run_record(output)?.is_none_or(|run| run["settings"]["method"] != "full")
+    {
+        let (output, model) = (output.display(), model.display());
+        let text = format!("--output {output} holds {model}, which no run made, expected a folder of its own");
+        return Err(Usage(text).into());
+    }
+    let of_adapter = adapter_files(output).into_iter().chain([output.join(METRICS_FILE)]);
+    Ok(of_adapter.filter(|path| path.exists()).chain(models).collect())
+}
+
+/// Removes it before a new record is written, so that a run that is killed leaves nothing of another one beside its record.
+pub fn remove(earlier: &[PathBuf]) -> Result<()> {
+    earlier.iter().try_for_each(|path| fs::remove_file(path).with_context(|| format!("removing {}", path.display())))
+}
 
 /// The record as known before the first step.
 pub struct Record(Value);

@@ -165,6 +165,12 @@ struct Line {
     args: Args,
 }
 
+/// Names of all options of `dora train`.
+pub fn option_names() -> Vec<String> {
+    let train = <Args as clap::Args>::augment_args(clap::Command::new("train"));
+    train.get_arguments().filter_map(|option| option.get_long().map(str::to_owned)).collect()
+}
+
 impl Args {
     /// The options that stand behind `dora train`.
     pub fn of_line<S: Into<OsString> + Clone>(line: impl IntoIterator<Item = S>) -> Result<Self, Usage> {
