@@ -4,7 +4,7 @@ use super::Cuda;
 use crate::gradcheck::{Input, compare};
 use crate::ops::{
     AdamW, AttentionShape, Clip, Documents, Dropout, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable, attention,
-    attention_cached, cross_entropy, dora_linear, dora_norms, dropout, embedding, linear, lora_linear, losses_at,
+    attention_cached, cross_entropy, cross_entropy_in_chunks, dora_linear, dora_norms, dropout, embedding, linear, lora_linear, losses_at,
     merged, pointwise, residual, rms_norm, rope, swiglu,
 };
 use crate::rng::Stream;
@@ -261,6 +261,13 @@ fn embeddings_and_losses_agree() {
     agree("cross_entropy, frozen", std::slice::from_ref(&hidden), |device, t| {
         cross_entropy(&t[0], &head(device), &targets, 31.0)
     });
+    // 44 labelled rows in 22 chunks, in 3 of which the last is shorter, and in 2; the CPU takes them at once.
+    for rows in [2, 15, 22] {
+        let most = |device| if device == Device::Cpu { usize::MAX } else { rows * vocab };
+        agree(&format!("cross_entropy, {rows} rows a chunk"), &trained, |device, t| {
+            cross_entropy_in_chunks(most(device), &t[0], &Matrix::Trained(t[1].clone()), &targets, 31.0)
+        });
+    }
     let at = [(3, 5), (3, 100), (66, 0)];
     for &(gpu, tolerance) in DEVICES.iter() {
         let rounded = hidden.1.tensor().to_dtype(gpu.activations());
