@@ -169,6 +169,60 @@ fn dora_agrees() {
     }
 }
 
+/// Of a row of W + sBA that is zero, y is the bias, which bf16 rounds: what is left of y − b, over m, would not be 0.
+#[test]
+fn the_magnitude_of_a_zero_row_has_a_gradient_of_zero() {
+    let (n, inner, out, rank) = (67, 40, 24, 8);
+    for &(gpu, _) in DEVICES.iter() {
+        let on = |t: Tensor| t.to_device(Device::Cuda(gpu)).unwrap();
+        let drawn = |stream, shape: &[usize]| normal(stream, shape).tensor();
+        let first_row_zero = |stream, width: usize| {
+            let mut v = drawn(stream, &[out, width]).to_vec();
+            v[..width].fill(0.0);
+            Tensor::of(v, &[out, width])
+        };
+        let weight = dense(Device::Cuda(gpu), &first_row_zero(50, inner).to_dtype(DType::BF16));
+        let base = weight.row_norms_squared().unwrap();
+        let [x, dy] = [(0, inner), (5, out)].map(|(s, width)| on(drawn(s, &[n, width]).to_dtype(gpu.activations())));
+        for dropout in masks() {
+            let (a, b) = (on(drawn(1, &[rank, inner])), on(first_row_zero(2, rank)));
+            let update = LowRank { a, b, scaling: 0.5, dropout };
+            let m = Parameter::new("m", Role::Magnitude, on(drawn(3, &[out]))).unwrap();
+            let bias = on(drawn(4, &[out]));
+            let (y, norms) = dora_linear(&x, &weight, Some(&bias), &update, &m.tensor(), Norms::From(&base)).unwrap();
+            y.backward_from(dy.clone()).unwrap();
+            let dm = host(&m.take_gradient().unwrap());
+            assert_eq!((host(&norms)[0], dm[0]), (0.0, 0.0), "{gpu:?}");
+            assert!(dm[1..].iter().all(|dm| dm.is_finite() && *dm != 0.0), "{gpu:?}: {dm:?}");
+        }
+    }
+}
+
+/// With dropout a pass multiplies two inputs by W, and both products read one widened copy.
+#[test]
+fn a_weight_in_4_bits_is_widened_once_a_pass() {
+    let (n, inner, out, rank) = (67, 40, 24, 8);
+    let driver = Arc::new(HostDriver::new(1).unwrap());
+    let gpu = Cuda::new("counted".into(), driver.clone(), DType::BF16);
+    let widened = || driver.counters().get("nf4_dequantize_bf16").map_or(0, |(launches, _)| *launches);
+    let on = |stream, shape: &[usize]| normal(stream, shape).tensor().to_device(Device::Cuda(gpu)).unwrap();
+    let weight = weights(Device::Cuda(gpu), (out, inner))[3].clone();
+    let base = weight.row_norms_squared().unwrap();
+    for dropout in masks() {
+        let m = Parameter::new("m", Role::Magnitude, on(3, &[out])).unwrap();
+        let update = LowRank { a: on(1, &[rank, inner]), b: on(2, &[out, rank]), scaling: 0.5, dropout };
+        let n_ = dora_norms(&weight, &update, &base).unwrap();
+        let x = on(0, &[n, inner]).cast(DType::BF16).unwrap();
+        for norms in [Norms::Known(&n_), Norms::From(&base)] {
+            let before = widened();
+            let (y, _) = dora_linear(&x, &weight, None, &update, &m.tensor(), norms).unwrap();
+            assert_eq!(widened() - before, 1, "forward, {norms:?}");
+            y.backward_from(y.detach()).unwrap();
+            assert_eq!(widened() - before, 2, "backward, {norms:?}");
+        }
+    }
+}
+
 #[test]
 fn merged_weights_agree() {
     let (inner, out, rank) = (37, 19, 3);
