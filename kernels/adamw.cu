@@ -2,18 +2,19 @@
 //   g ← clip[1] · g, u ← β₁u + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p·(1 − lr·decay) − lr/(1 − β₁ᵗ) · u/(√v/√(1 − β₂ᵗ) + ε).
 //
 // p, g, u, v: n elements of f32; p, u, v are updated in place. What changes from step to step is read from device memory, so that a
-// captured step can be replayed: settings = {1 − lr·decay, lr/(1 − β₁ᵗ), √(1 − β₂ᵗ), ε, β₁, β₂}, clip[1] = what reduce.cu's clip wrote. Where
-// it is NaN nothing is written: the last good state stays.
+// captured step can be replayed: settings = {1 − lr·decay, lr/(1 − β₁ᵗ), √(1 − β₂ᵗ), ε, β₁, β₂, 1 − β₁, 1 − β₂},
+// where the last two are rounded once, from f64; clip[1] = what reduce.cu's clip wrote, in f64. Where it is NaN nothing is written:
+// the last good state stays.
 // Grid: sixteen bytes a thread and step. Traffic: 28 bytes a parameter, 16 read and 12 written. Bound by bandwidth.
 #include "common.cuh"
 
-extern "C" __global__ void adamw_f32(float* p, const float* g, float* u, float* v, const float* settings, const float* clip,
+extern "C" __global__ void adamw_f32(float* p, const float* g, float* u, float* v, const float* settings, const double* clip,
                                      long long n) {
-    const float scale = ld_reused(clip + 1);
+    const float scale = float(ld_reused(clip + 1));
     if (scale != scale) return;
     const float keep = ld_reused(settings), size = ld_reused(settings + 1), root = ld_reused(settings + 2),
-                eps = ld_reused(settings + 3), beta1 = ld_reused(settings + 4), beta2 = ld_reused(settings + 5);
-    const float rest1 = 1.0f - beta1, rest2 = 1.0f - beta2;
+                eps = ld_reused(settings + 3), beta1 = ld_reused(settings + 4), beta2 = ld_reused(settings + 5),
+                rest1 = ld_reused(settings + 6), rest2 = ld_reused(settings + 7);
     for_elements<float>(n, [&](long long i, auto width) {
         constexpr int W = decltype(width)::value;
         float value[W], gradient[W], first[W], second[W];

@@ -1,8 +1,8 @@
 // Sums that repeat to the bit: the number of parts depends on the lengths alone, and each part is added in a fixed order.
 //
 //   sum_of_squares: parts[p] = Σ x² over part p of n elements of T, in f64, so that squares of finite numbers never overflow.
-//   clip: norm = √(Σ parts); out[0] = norm, out[1] = min(1, most / (norm + 1e-6)), PyTorch's clip_grad_norm_, or 1 where most is 0;
-//     NaN where the norm is not finite, by which the update knows to do nothing.
+//   clip: out = {norm, factor, loss} in f64: norm = √(Σ parts), loss = Σ losses, and factor = min(1, most / (norm + 1e-6)), PyTorch's
+//     clip_grad_norm_, or 1 where most is 0; NaN where norm or loss is not finite, by which the update knows to do nothing.
 //   column_parts: parts (count, columns) of f32 = sums over every count-th row of x (rows, columns) of T.
 //   column_sum: y (columns) = Σ over the parts (count, columns), both f32, added to what y holds where `accumulate` is not 0.
 //
@@ -42,14 +42,17 @@ __device__ __forceinline__ void column_parts(const T* x, float* parts, int rows,
 extern "C" __global__ void sum_of_squares_f32(const float* x, double* parts, long long n) { squares(x, parts, n); }
 extern "C" __global__ void sum_of_squares_bf16(const bf16* x, double* parts, long long n) { squares(x, parts, n); }
 
-extern "C" __global__ void clip_f32(const double* parts, float* out, float most, int count) {
+extern "C" __global__ void clip_f32(const double* parts, const float* losses, double* out, float most, int count, int passes) {
     double sum = 0.0;
     for (int i = threadIdx.x; i < count; i += blockDim.x) sum += ld(parts + i);
     const double norm = sqrt(block_sum(sum));
     if (threadIdx.x != 0) return;
     const double factor = most > 0.0f ? fmin(1.0, double(most) / (norm + 1e-6)) : 1.0;
-    st(out, float(norm));
-    st(out + 1, isfinite(norm) ? float(factor) : nanf(""));
+    double loss = 0.0;
+    for (int i = 0; i < passes; i++) loss += ld(losses + i);
+    st(out, norm);
+    st(out + 1, isfinite(norm) && isfinite(loss) ? factor : double(nanf("")));
+    st(out + 2, loss);
 }
 
 extern "C" __global__ void column_parts_f32(const float* x, float* parts, int rows, int columns) {

@@ -105,7 +105,7 @@ fn norms(criterion: &mut Criterion) {
 fn updates(criterion: &mut Criterion) {
     let (value, gradient) = (random(&[1536, RANK]), random(&[1536, RANK]));
     let settings = AdamW { lr: 2e-4, weight_decay: 0.0, betas: [0.9, 0.999], eps: 1e-8, step: 1 };
-    let clip = Clip::new(std::slice::from_ref(&gradient), 0.0).expect("it is f32");
+    let clip = Clip::new(&[], std::slice::from_ref(&gradient), 0.0).expect("it is f32");
     let set_up = || {
         let parameter = Parameter::new("b", Role::Matrix, fresh(&value)).expect("it is f32");
         let moments = Moments::new(&parameter).expect("there is memory");

@@ -15,15 +15,34 @@ use dora_models::llama::Llama;
 use dora_models::model::{LoadOptions, Model};
 use dora_models::nf4::WeightOptions;
 use dora_models::tokenizer::Tokenizer;
-use dora_tensor::{Cuda, DType, Device, Nf4Options};
-use dora_train::data::{self, Dataset, LongRows, Plan, PlanOptions};
+use dora_tensor::ops::{Matrix, cross_entropy};
+use dora_tensor::{Cuda, DType, Device, Nf4Options, Parameter, Role, Tensor};
+use dora_train::data::{self, Batch, Dataset, LoadReport, LongRows, Plan, PlanOptions, Row};
 use dora_train::metrics::{EvalRecord, StepRecord};
-use dora_train::objective::CausalLm;
+use dora_train::objective::{CausalLm, Objective};
 use dora_train::optimizer::OptimizerOptions;
 use dora_train::run::{Observer, RunOptions, run};
 use dora_train::schedule::Schedule;
 
 const STEPS: usize = 5;
+
+const OPTIMIZER: OptimizerOptions = OptimizerOptions {
+    lr: 2e-3,
+    lr_b: 3e-3,
+    lr_magnitude: 1e-3,
+    weight_decay: 0.01,
+    magnitudes_decay: false,
+    max_grad_norm: 1.0,
+};
+
+const OPTIONS: RunOptions = RunOptions {
+    steps: STEPS,
+    optimizer: OPTIMIZER,
+    schedule: Schedule::Constant,
+    warmup_steps: 0,
+    eval_every: 0,
+    eval_batch_tokens: 256,
+};
 
 /// QDoRA, and DoRA with dropout in it, whose masks are the same on every device.
 const METHODS: [(&str, bool, f64); 2] = [("qdora", true, 0.0), ("dora", false, 0.1)];
@@ -94,25 +113,10 @@ fn train(device: Device, (_, nf4, lora_dropout): (&str, bool, f64), output: &Pat
     let one = 1.try_into().unwrap();
     let plan =
         PlanOptions { batch_size: one, grad_accum: 2.try_into().unwrap(), pack_to: None, shuffle: true, seed: 1 };
-    let options = RunOptions {
-        steps: STEPS,
-        optimizer: OptimizerOptions {
-            lr: 2e-3,
-            lr_b: 3e-3,
-            lr_magnitude: 1e-3,
-            weight_decay: 0.01,
-            magnitudes_decay: false,
-            max_grad_norm: 1.0,
-        },
-        schedule: Schedule::Constant,
-        warmup_steps: 0,
-        eval_every: 0,
-        eval_batch_tokens: 256,
-    };
     let objective = CausalLm { model: &model, seed: 7, recompute_blocks: false };
     let mut outcome = Outcome::default();
     let plan = Plan::new(&train, plan);
-    run(&objective, &adapter.parameters(), &train, &plan, Some(&held_out), &options, &mut outcome).unwrap();
+    run(&objective, &adapter.parameters(), &train, &plan, Some(&held_out), &OPTIONS, &mut outcome).unwrap();
     let each = |_| ControlFlow::Continue(());
     outcome.tokens = generate(&model, &held_out.rows[0].input_ids[..6], 8, &[], &Sampling::GREEDY, each).unwrap().0;
     adapter.save(output).unwrap();
@@ -160,6 +164,51 @@ fn training_evaluation_generation_and_merging_agree_with_the_cpu() {
             });
         }
     });
+}
+
+/// Logits of ±3e38: the loss of the lower one is beyond f32 from micro-step 2 on, and its gradient is 2.
+struct Overflowing {
+    hidden: Parameter,
+    head: Matrix,
+}
+
+impl Objective for Overflowing {
+    fn loss(&self, _: &Batch, _: usize, micro_step: u64) -> dora_tensor::Result<Tensor> {
+        cross_entropy(&self.hidden.tensor(), &self.head, &[i32::from(micro_step >= 2)], 1.0)
+    }
+
+    fn token_losses(&self, _: &Batch) -> dora_tensor::Result<Vec<f32>> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn a_loss_that_overflows_alone_changes_nothing() {
+    for device in [Device::Cpu, device(DType::F32, 1)] {
+        let on = |values: Vec<f32>| {
+            let rows = values.len();
+            Tensor::from_vec(values, &[rows, 1]).unwrap().to_device(device).unwrap()
+        };
+        let hidden = Parameter::new("hidden", Role::Matrix, on(vec![3e38])).unwrap();
+        let objective = Overflowing { hidden: hidden.clone(), head: Matrix::Trained(on(vec![1.0, -1.0])) };
+        let row = Row { input_ids: vec![0, 1], labels: vec![-100, 1] };
+        let data = Dataset { rows: vec![row; 4], report: LoadReport::default(), sha256: String::new() };
+        let one = 1.try_into().unwrap();
+        let plan = PlanOptions { batch_size: one, grad_accum: one, pack_to: None, shuffle: false, seed: 0 };
+        // A step of this size would show.
+        let optimizer = OptimizerOptions { lr: 1e37, weight_decay: 0.0, ..OPTIMIZER };
+        let options = RunOptions { steps: 4, optimizer, ..OPTIONS };
+        let mut outcome = Outcome::default();
+        let plan = Plan::new(&data, plan);
+        let ran = run(&objective, std::slice::from_ref(&hidden), &data, &plan, None, &options, &mut outcome);
+        let expected =
+            "training stopped before step 3, which changed nothing: the loss is inf, expected a finite number";
+        assert!(ran.unwrap_err().to_string().starts_with(expected), "{device}");
+        assert_eq!(
+            (outcome.losses, hidden.value().to_device(Device::Cpu).unwrap().to_vec()),
+            (vec![0.0; 2], vec![3e38])
+        );
+    }
 }
 
 /// Merges an adapter on a device and on the CPU, and compares every tensor.

@@ -33,7 +33,7 @@ fn parameters_follow_pytorch() {
             let gradient = case.expected(&format!("grad.{step}.{}", parameter.name()));
             parameter.tensor().backward_from(gradient).unwrap();
         }
-        let norm = optimizer.step(1.0).unwrap();
+        let norm = optimizer.step(&[], 1.0).unwrap().norm;
         assert!((norm - f64::from(want)).abs() <= 1e-6 * f64::from(want), "step {step}: norm {norm}, expected {want}");
         for parameter in &parameters {
             let (found, want) =

@@ -1,5 +1,5 @@
 //! The matrix product of a driver: D (m, n) = alpha · op(A) (m, k) · op(B) (k, n) [+ D]. All three lie row after row without
-//! gaps; A and B are f32 or bf16, D is either; sums are f32 and rounded once.
+//! gaps; A and B are f32 or bf16, D is f32 or what they are; sums are f32 and rounded once.
 
 use crate::buffer::{identity, same_device};
 use crate::{Address, Driver, Element, Error, Result, View, ViewMut};
@@ -65,6 +65,15 @@ pub fn gemm(
         if !matches!(found, Element::F32 | Element::BF16) || (operand == "B" && found != input) {
             return Err(Error::Element { kernel: "gemm", operand, found, expected });
         }
+    }
+    // cuBLASLt has no such product.
+    if (input, output) == (Element::F32, Element::BF16) {
+        return Err(Error::Element {
+            kernel: "gemm",
+            operand: "D",
+            found: output,
+            expected: "f32, as A and B".to_owned(),
+        });
     }
     for (operand, owner) in [("A", a.elements.driver), ("B", b.elements.driver), ("D", d.driver)] {
         same_device("gemm", operand, driver, identity(owner))?;

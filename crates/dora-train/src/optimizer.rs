@@ -1,7 +1,7 @@
 //! AdamW over parameters in groups by role: matrices decay, and the B of a low-rank update may have its own learning rate (LoRA+,
 //! Hayou et al., 2024, arXiv 2402.12354); vectors do not decay; DoRA's magnitudes have their own learning rate and do not decay. Before a step the gradients' common norm is clipped as PyTorch's `clip_grad_norm_` does it.
 
-use dora_tensor::ops::{AdamW, Clip, Moments};
+use dora_tensor::ops::{AdamW, Clip, Figures, Moments};
 use dora_tensor::{Parameter, Role, Tensor};
 
 use crate::error::{Error, Result};
@@ -37,13 +37,13 @@ impl Optimizer {
         Ok(Optimizer { options, slots: slots.collect::<Result<_>>()?, step: 0 })
     }
 
-    /// Makes a step with the gradients that have come together, at learning rates times `factor`, and gives the gradients'
-    /// norm before clipping. A parameter without a gradient stays. Where a gradient is not finite, nothing changes.
-    pub fn step(&mut self, factor: f64) -> Result<f64> {
+    /// Makes a step with the gradients that have come together in passes with those losses, at learning rates times `factor`, and
+    /// gives loss and norm. A parameter without a gradient stays. Where loss or norm is not finite, nothing changes.
+    pub fn step(&mut self, losses: &[Tensor], factor: f64) -> Result<Figures> {
         let present = |(slot, parameter): (usize, &Parameter)| Some((slot, parameter.take_gradient()?));
         let taken = self.slots.iter().map(|(parameter, _)| parameter).enumerate().filter_map(present);
         let (slots, gradients): (Vec<usize>, Vec<Tensor>) = taken.unzip();
-        let clip = Clip::new(&gradients, self.options.max_grad_norm)?;
+        let clip = Clip::new(losses, &gradients, self.options.max_grad_norm)?;
         let OptimizerOptions { lr, lr_b, lr_magnitude, weight_decay, magnitudes_decay, .. } = self.options;
         for (slot, gradient) in slots.into_iter().zip(&gradients) {
             let (parameter, moments) = &mut self.slots[slot];
@@ -56,12 +56,14 @@ impl Optimizer {
             let settings = AdamW { lr: lr * factor, weight_decay, betas: [0.9, 0.999], eps: 1e-8, step: self.step + 1 };
             settings.update(parameter, gradient, moments, &clip)?;
         }
-        // A device is asked last, when all of the step is queued.
-        let norm = clip.norm()?;
-        if !norm.is_finite() {
-            return Err(Error::NotFinite { what: "the gradients' norm", value: norm });
+        // A device is asked once, when all of the step is queued.
+        let figures = clip.figures()?;
+        for (what, value) in [("the loss", figures.loss), ("the gradients' norm", figures.norm)] {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { what, value });
+            }
         }
         self.step += 1;
-        Ok(norm)
+        Ok(figures)
     }
 }

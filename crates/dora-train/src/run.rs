@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use dora_tensor::Parameter;
+use dora_tensor::ops::Figures;
 
 use crate::data::{Dataset, Plan};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::{EvalRecord, StepRecord, peak_rss_mb};
 use crate::objective::Objective;
 use crate::optimizer::{Optimizer, OptimizerOptions};
@@ -79,17 +80,11 @@ pub fn run(
             let part = objective.loss(batch, labelled, micro_step)?;
             micro_step += 1;
             part.backward()?;
+            // Not read before the step is queued, since a device would be waited for.
             losses.push(part.detach());
         }
-        // Asked for when all passes are queued, since a device is waited for.
-        let losses = losses.iter().map(|part| Ok(f64::from(part.item()?))).collect::<Result<Vec<_>>>()?;
-        let loss: f64 = losses.iter().sum();
-        if !loss.is_finite() {
-            parameters.iter().for_each(|p| drop(p.take_gradient()));
-            return Err(Error::NotFinite { what: "the loss", value: loss }.at(step + 1));
-        }
         let factor = options.schedule.factor(step, options.warmup_steps, options.steps);
-        let grad_norm = optimizer.step(factor).map_err(|error| error.at(step + 1))?;
+        let Figures { loss, norm } = optimizer.step(&losses, factor).map_err(|error| error.at(step + 1))?;
         step += 1;
         let tokens = batches.iter().map(|batch| batch.input_ids.len()).sum();
         observer.step(&StepRecord {
@@ -97,7 +92,7 @@ pub fn run(
             epoch: step as f64 / per_epoch as f64,
             loss,
             lr: options.optimizer.lr * factor,
-            grad_norm,
+            grad_norm: norm,
             tokens,
             tokens_per_s: tokens as f64 / start.elapsed().as_secs_f64(),
             peak_rss_mb: peak_rss_mb(),

@@ -41,9 +41,9 @@ fn flat(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
     let n = n / 2;
     let (mut p, g) = (bench.random(F32, n)?, bench.random(F32, n)?);
     let (mut u, mut v) = (bench.random(F32, n)?, bench.random(F32, n)?);
-    let settings: Vec<u8> = [1.0f32, 1e-6, 0.1, 1e-8, 0.9, 0.999].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let settings = [1.0f32, 1e-6, 0.1, 1e-8, 0.9, 0.999, 0.1, 0.001].map(f32::to_le_bytes).concat();
     let settings = Buffer::from_bytes(bench.clock.driver, F32, &settings)?;
-    let clip = Buffer::from_bytes(bench.clock.driver, F32, &[1.0f32, 1.0].map(f32::to_le_bytes).concat())?;
+    let clip = Buffer::from_bytes(bench.clock.driver, F64, &[1.0f64; 3].map(f64::to_le_bytes).concat())?;
     bench.memory("adamw_f32", n, |d| {
         adamw(d, p.view_mut(), g.view(), [u.view_mut(), v.view_mut()], settings.view(), clip.view())
     })?;

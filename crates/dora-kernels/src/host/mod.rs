@@ -4,6 +4,7 @@
 
 mod compile;
 mod gemm;
+mod limits;
 mod memory;
 mod module;
 
@@ -120,6 +121,7 @@ impl Driver for HostDriver {
 
     unsafe fn launch(&self, module: &'static str, kernel: &str, shape: Shape, args: &[Arg]) -> Result<()> {
         let module = self.module(module)?;
+        limits::check(kernel, shape, module.fixed_bytes())?;
         // SAFETY: the caller's promise, and where it fails the guard pages.
         let outcome = unsafe { self.runtime.run(&module, kernel, shape, args, self.seed)? };
         let memory = lock(&self.memory);

@@ -203,6 +203,14 @@ impl Module {
             .ok_or_else(|| Error::Fault(format!("{kernel}: no kernel of that name in its source")))
     }
 
+    /// Bytes of static shared memory, of all its kernels together.
+    pub(super) fn fixed_bytes(&self) -> usize {
+        let mut bytes = 0;
+        // SAFETY: shim_shared of module.h, which writes the size of this thread's copy.
+        unsafe { (self.fixed)(&mut bytes) };
+        bytes
+    }
+
     /// Kinds of a kernel's parameters, a letter each, as in entry.h.
     pub(super) fn parameters(&self, kernel: &str) -> Result<String> {
         Ok(letters(self.entry(kernel)?))

@@ -14,7 +14,14 @@ pub(super) const CLIP: Kernel = Kernel {
     module: "reduce",
     name: "clip",
     elements: &[Element::F32],
-    parameters: &[("parts", Kind::Of(Element::F64)), own("out"), float("most"), int("count")],
+    parameters: &[
+        ("parts", Kind::Of(Element::F64)),
+        own("losses"),
+        ("out", Kind::Of(Element::F64)),
+        float("most"),
+        int("count"),
+        int("passes"),
+    ],
 };
 pub(super) const COLUMN_PARTS: Kernel = Kernel {
     module: "reduce",
@@ -43,16 +50,24 @@ pub fn sum_of_squares(driver: &dyn Driver, x: View<'_>, mut parts: ViewMut<'_>) 
     unsafe { call.launch(driver, Shape { grid: [count as u32, 1, 1], threads: 256, shared: 0 }) }
 }
 
-/// out (2) of f32: the norm of everything that the parts are squares of, and the factor that brings it down to `most` (1 where
-/// `most` is 0); the factor is NaN where the norm is not finite.
-pub fn clip(driver: &dyn Driver, parts: View<'_>, most: f32, mut out: ViewMut<'_>) -> Result<()> {
-    let count = parts.len;
-    let call = Call::new(&CLIP, out.element)
+/// out (3) of f64: the norm of everything that the parts are squares of, the factor that brings it down to `most` (1 where `most`
+/// is 0), and the sum of the losses, which are f32; the factor is NaN where norm or loss is not finite.
+pub fn clip(
+    driver: &dyn Driver,
+    parts: View<'_>,
+    losses: Option<View<'_>>,
+    most: f32,
+    mut out: ViewMut<'_>,
+) -> Result<()> {
+    let (count, passes) = (parts.len, losses.map_or(0, |losses| losses.len));
+    let call = Call::new(&CLIP, Element::F32)
         .read("parts", parts, count)
-        .write("out", &mut out, 2)
+        .read_if("losses", losses, passes)
+        .write("out", &mut out, 3)
         .float("most", most)
-        .int("count", count);
-    // SAFETY: one block reads `count` parts and writes two numbers.
+        .int("count", count)
+        .int("passes", passes);
+    // SAFETY: one block reads `count` parts and `passes` losses, and writes three numbers.
     unsafe { call.launch(driver, Shape { grid: [1, 1, 1], threads: 256, shared: 0 }) }
 }
 

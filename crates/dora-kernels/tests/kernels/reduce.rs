@@ -16,11 +16,13 @@ fn norms_and_factors_agree_with_f64() {
                 let want: f64 = x.values.iter().map(|x| x * x).sum();
                 let found: f64 = values(&parts).iter().sum();
                 assert!((found - want).abs() <= 1e-12 * want, "{found}, expected {want}");
-                let mut out = room(&device, F32, 2);
+                let losses = Input::random(F32, 2, 3);
+                let (losses_, loss) = (losses.on(&device), losses.values.iter().sum::<f64>());
+                let mut out = room(&device, F64, 3);
                 for most in [0.0f32, 1e-3, 1e6] {
-                    clip(device.as_ref(), parts.view(), most, out.view_mut()).unwrap();
+                    clip(device.as_ref(), parts.view(), Some(losses_.view()), most, out.view_mut()).unwrap();
                     let factor = if most > 0.0 { (f64::from(most) / (want.sqrt() + 1e-6)).min(1.0) } else { 1.0 };
-                    close("clip", &out, &[want.sqrt(), factor], 1e-7);
+                    close("clip", &out, &[want.sqrt(), factor, loss], 1e-12);
                 }
             }
         }
@@ -30,18 +32,25 @@ fn norms_and_factors_agree_with_f64() {
 #[test]
 fn large_numbers_do_not_overflow_and_what_is_not_finite_shows() {
     for device in devices() {
-        let run = |x: &[f64]| {
-            let x = Input::new(F32, x).on(&device);
-            let (mut parts, mut out) = (room(&device, F64, 1), room(&device, F32, 2));
+        let run = |x: &[f64], losses: &[f64]| {
+            let (x, losses) = (Input::new(F32, x).on(&device), Input::new(F32, losses).on(&device));
+            let (mut parts, mut out) = (room(&device, F64, 1), room(&device, F64, 3));
             sum_of_squares(device.as_ref(), x.view(), parts.view_mut()).unwrap();
-            clip(device.as_ref(), parts.view(), 1.0, out.view_mut()).unwrap();
+            clip(device.as_ref(), parts.view(), Some(losses.view()), 1.0, out.view_mut()).unwrap();
             values(&out)
         };
-        let out = run(&[3e37, -4e37, 0.0]);
-        assert!((out[0] / 5e37 - 1.0).abs() < 1e-6 && out[1] > 0.0, "{out:?}");
-        assert!(run(&[1.0, f64::NAN, 2.0]).iter().all(|x| x.is_nan()));
-        let out = run(&[f64::INFINITY, 1.0]);
-        assert!(out[0] == f64::INFINITY && out[1].is_nan(), "{out:?}");
+        // Its norm, 5e38, is beyond f32.
+        let out = run(&[3e38, -3e38, 3e38], &[3e38, 2e38]);
+        assert!((out[0] / 3f64.sqrt() / 3e38 - 1.0).abs() < 1e-6, "{out:?}");
+        assert!((out[1] * out[0] - 1.0).abs() < 1e-12 && (out[2] / 5e38 - 1.0).abs() < 1e-6, "{out:?}");
+        let out = run(&[1.0, f64::NAN, 2.0], &[3.0]);
+        assert!(out[0].is_nan() && out[1].is_nan() && out[2] == 3.0, "{out:?}");
+        let out = run(&[f64::INFINITY, 1.0], &[]);
+        assert!(out[0] == f64::INFINITY && out[1].is_nan() && out[2] == 0.0, "{out:?}");
+        for loss in [f64::INFINITY, f64::NAN] {
+            let out = run(&[3.0, 4.0], &[1.0, loss]);
+            assert!(out[0] == 5.0 && out[1].is_nan() && !out[2].is_finite(), "{out:?}");
+        }
     }
 }
 

@@ -106,6 +106,33 @@ fn accesses_outside_of_buffers_are_named() {
     }
 }
 
+/// What no card would launch is refused before anything runs; `dora_norms` has 21 KiB of static shared memory to be counted.
+#[test]
+fn shapes_beyond_a_card_are_refused() {
+    let device = &devices()[0];
+    let y = room(device, Element::F32, 64);
+    let fits = Shape { grid: [1, 1, 1], threads: 64, shared: 0 };
+    let run = |shape| {
+        let args = [pointer(&y), Arg::I32(64)];
+        // SAFETY: the kernel writes at most at index 64, and the host driver would see it.
+        unsafe { device.launch("host/planted/barrier", "planted_missing_barrier", shape, &args) }
+    };
+    run(fits).unwrap();
+    for (shape, expected) in [
+        (Shape { threads: 1056, ..fits }, "blocks of 1056 threads"),
+        (Shape { grid: [1, 65_536, 1], ..fits }, "65536 blocks in y"),
+        (Shape { grid: [1, 1, 65_536], ..fits }, "65536 blocks in z"),
+        (Shape { shared: 101_377, ..fits }, "101377 bytes of dynamic shared memory"),
+    ] {
+        let error = run(shape).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("planted_missing_barrier: {expected}")), "{error}");
+    }
+    let beside = Shape { shared: 101_376 - 21_503, ..fits };
+    // SAFETY: refused before the missing arguments matter.
+    let error = unsafe { device.launch("dora_norms", "dora_norms_f32", beside, &[]) }.unwrap_err().to_string();
+    assert!(error.contains("bytes of dynamic shared memory beside") && error.contains("static ones"), "{error}");
+}
+
 /// Products of bf16 are exact in f32, so only the order of 16 additions shows.
 #[test]
 fn matrix_instructions_have_the_layouts_of_ptx() {

@@ -3,9 +3,9 @@
 use super::Cuda;
 use crate::gradcheck::{Input, compare};
 use crate::ops::{
-    AdamW, AttentionShape, Clip, Documents, Dropout, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable, attention,
-    attention_cached, cross_entropy, dora_linear, dora_norms, dropout, embedding, linear, lora_linear, losses_at,
-    merged, pointwise, residual, rms_norm, rope, swiglu,
+    AdamW, AttentionShape, Clip, Documents, Dropout, Figures, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable,
+    attention, attention_cached, cross_entropy, cross_entropy_in_chunks, dora_linear, dora_norms, dropout, embedding,
+    linear, lora_linear, losses_at, merged, pointwise, residual, rms_norm, rope, swiglu,
 };
 use crate::rng::Stream;
 use crate::tape::{Edge, GradientSlot};
@@ -169,6 +169,60 @@ fn dora_agrees() {
     }
 }
 
+/// Of a row of W + sBA that is zero, y is the bias, which bf16 rounds: what is left of y − b, over m, would not be 0.
+#[test]
+fn the_magnitude_of_a_zero_row_has_a_gradient_of_zero() {
+    let (n, inner, out, rank) = (67, 40, 24, 8);
+    for &(gpu, _) in DEVICES.iter() {
+        let on = |t: Tensor| t.to_device(Device::Cuda(gpu)).unwrap();
+        let drawn = |stream, shape: &[usize]| normal(stream, shape).tensor();
+        let first_row_zero = |stream, width: usize| {
+            let mut v = drawn(stream, &[out, width]).to_vec();
+            v[..width].fill(0.0);
+            Tensor::of(v, &[out, width])
+        };
+        let weight = dense(Device::Cuda(gpu), &first_row_zero(50, inner).to_dtype(DType::BF16));
+        let base = weight.row_norms_squared().unwrap();
+        let [x, dy] = [(0, inner), (5, out)].map(|(s, width)| on(drawn(s, &[n, width]).to_dtype(gpu.activations())));
+        for dropout in masks() {
+            let (a, b) = (on(drawn(1, &[rank, inner])), on(first_row_zero(2, rank)));
+            let update = LowRank { a, b, scaling: 0.5, dropout };
+            let m = Parameter::new("m", Role::Magnitude, on(drawn(3, &[out]))).unwrap();
+            let bias = on(drawn(4, &[out]));
+            let (y, norms) = dora_linear(&x, &weight, Some(&bias), &update, &m.tensor(), Norms::From(&base)).unwrap();
+            y.backward_from(dy.clone()).unwrap();
+            let dm = host(&m.take_gradient().unwrap());
+            assert_eq!((host(&norms)[0], dm[0]), (0.0, 0.0), "{gpu:?}");
+            assert!(dm[1..].iter().all(|dm| dm.is_finite() && *dm != 0.0), "{gpu:?}: {dm:?}");
+        }
+    }
+}
+
+/// With dropout a pass multiplies two inputs by W, and both products read one widened copy.
+#[test]
+fn a_weight_in_4_bits_is_widened_once_a_pass() {
+    let (n, inner, out, rank) = (67, 40, 24, 8);
+    let driver = Arc::new(HostDriver::new(1).unwrap());
+    let gpu = Cuda::new("counted".into(), driver.clone(), DType::BF16);
+    let widened = || driver.counters().get("nf4_dequantize_bf16").map_or(0, |(launches, _)| *launches);
+    let on = |stream, shape: &[usize]| normal(stream, shape).tensor().to_device(Device::Cuda(gpu)).unwrap();
+    let weight = weights(Device::Cuda(gpu), (out, inner))[3].clone();
+    let base = weight.row_norms_squared().unwrap();
+    for dropout in masks() {
+        let m = Parameter::new("m", Role::Magnitude, on(3, &[out])).unwrap();
+        let update = LowRank { a: on(1, &[rank, inner]), b: on(2, &[out, rank]), scaling: 0.5, dropout };
+        let n_ = dora_norms(&weight, &update, &base).unwrap();
+        let x = on(0, &[n, inner]).cast(DType::BF16).unwrap();
+        for norms in [Norms::Known(&n_), Norms::From(&base)] {
+            let before = widened();
+            let (y, _) = dora_linear(&x, &weight, None, &update, &m.tensor(), norms).unwrap();
+            assert_eq!(widened() - before, 1, "forward, {norms:?}");
+            y.backward_from(y.detach()).unwrap();
+            assert_eq!(widened() - before, 2, "backward, {norms:?}");
+        }
+    }
+}
+
 #[test]
 fn merged_weights_agree() {
     let (inner, out, rank) = (37, 19, 3);
@@ -261,6 +315,13 @@ fn embeddings_and_losses_agree() {
     agree("cross_entropy, frozen", std::slice::from_ref(&hidden), |device, t| {
         cross_entropy(&t[0], &head(device), &targets, 31.0)
     });
+    // 44 labelled rows in 22 chunks, in 3 of which the last is shorter, and in 2; the CPU takes them at once.
+    for rows in [2, 15, 22] {
+        let most = |device| if device == Device::Cpu { usize::MAX } else { rows * vocab };
+        agree(&format!("cross_entropy, {rows} rows a chunk"), &trained, |device, t| {
+            cross_entropy_in_chunks(most(device), &t[0], &Matrix::Trained(t[1].clone()), &targets, 31.0)
+        });
+    }
     let at = [(3, 5), (3, 100), (66, 0)];
     for &(gpu, tolerance) in DEVICES.iter() {
         let rounded = hidden.1.tensor().to_dtype(gpu.activations());
@@ -302,28 +363,63 @@ fn updates_agree_and_what_is_not_finite_changes_nothing() {
             let mut norms = Vec::new();
             for step in 1..=3 {
                 let gradients = shapes.map(|shape| on(step + 1, shape));
-                let clip = Clip::new(&gradients, most).unwrap();
+                let losses = [0.25, 1.5].map(|loss| Tensor::scalar(loss).to_device(device).unwrap());
+                let clip = Clip::new(&losses, &gradients, most).unwrap();
                 let adamw = AdamW { lr: 0.01, weight_decay: 0.1, betas: [0.9, 0.999], eps: 1e-8, step };
                 for ((p, g), m) in parameters.iter().zip(&gradients).zip(&mut moments) {
                     adamw.update(p, g, m, &clip).unwrap();
                 }
-                norms.push(clip.norm().unwrap() as f32);
+                let Figures { loss, norm } = clip.figures().unwrap();
+                assert_eq!(loss, 1.75);
+                norms.push(norm as f32);
             }
             let good = parameters.each_ref().map(|p| host(&p.value()));
-            let mut spoilt = normal(9, shapes[2]).tensor().to_vec();
+            let state = |moments: &Moments| [&parameters[2].value(), &moments.first, &moments.second].map(host);
+            let before = state(&moments[2]);
+            let on = |t: Tensor| t.to_device(device).unwrap();
+            let sound = normal(9, shapes[2]).tensor();
+            let mut spoilt = sound.to_vec();
             spoilt[20_039] = f32::INFINITY;
-            let spoilt = Tensor::of(spoilt, shapes[2]).to_device(device).unwrap();
-            let clip = Clip::new(std::slice::from_ref(&spoilt), most).unwrap();
-            let adamw = AdamW { lr: 0.01, weight_decay: 0.1, betas: [0.9, 0.999], eps: 1e-8, step: 4 };
-            adamw.update(&parameters[2], &spoilt, &mut moments[2], &clip).unwrap();
-            assert!(!clip.norm().unwrap().is_finite());
-            assert_eq!(host(&parameters[2].value()), good[2]);
+            let spoilt = Tensor::of(spoilt, shapes[2]);
+            for (losses, gradient) in [
+                (vec![], spoilt.clone()),
+                (vec![1.0], spoilt),
+                (vec![2.0, f32::INFINITY], sound.clone()),
+                (vec![f32::NAN], sound),
+            ] {
+                let losses: Vec<Tensor> = losses.into_iter().map(|loss| on(Tensor::scalar(loss))).collect();
+                let gradient = on(gradient);
+                let clip = Clip::new(&losses, std::slice::from_ref(&gradient), most).unwrap();
+                let adamw = AdamW { lr: 0.01, weight_decay: 0.1, betas: [0.9, 0.999], eps: 1e-8, step: 4 };
+                adamw.update(&parameters[2], &gradient, &mut moments[2], &clip).unwrap();
+                let Figures { loss, norm } = clip.figures().unwrap();
+                assert!(!loss.is_finite() || !norm.is_finite());
+                assert!(state(&moments[2]) == before, "loss {loss}, norm {norm}: something changed on {device}");
+            }
             good.concat().into_iter().chain(norms).collect::<Vec<f32>>()
         };
         for most in [0.0, 1.5] {
             let want: Vec<f64> = run(Device::Cpu, most).into_iter().map(f64::from).collect();
             compare("parameters", &run(Device::Cuda(gpu), most), &want, 2e-6);
         }
+    }
+}
+
+/// Gradients whose norm, 5e38, only f64 holds: the step is made, clipped, as on the CPU.
+#[test]
+fn a_norm_beyond_f32_is_clipped() {
+    let devices = DEVICES.iter().map(|&(gpu, _)| Device::Cuda(gpu)).chain([Device::Cpu]);
+    for device in devices {
+        let on = |values: Vec<f32>| Tensor::of(values, &[3]).to_device(device).unwrap();
+        let p = Parameter::new("p", Role::Matrix, on(vec![1.0; 3])).unwrap();
+        let mut moments = Moments::new(&p).unwrap();
+        let gradient = on(vec![3e38, -3e38, 3e38]);
+        let clip = Clip::new(&[], std::slice::from_ref(&gradient), 1.0).unwrap();
+        let adamw = AdamW { lr: 0.5, weight_decay: 0.0, betas: [0.9, 0.999], eps: 1e-8, step: 1 };
+        adamw.update(&p, &gradient, &mut moments, &clip).unwrap();
+        let norm = clip.figures().unwrap().norm;
+        assert!((norm / 3f64.sqrt() / 3e38 - 1.0).abs() < 1e-6, "{norm} on {device}");
+        compare("p", &host(&p.value()), &[0.5, 1.5, 0.5], 1e-6);
     }
 }
 

@@ -15,8 +15,10 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 
-pub use adamw::{AdamW, Clip, Moments};
+pub use adamw::{AdamW, Clip, Figures, Moments};
 pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention_cached};
+#[cfg(test)]
+pub(crate) use cross_entropy::cross_entropy_in_chunks;
 pub use cross_entropy::{IGNORE, chunk_rows, cross_entropy, losses_at, token_losses};
 pub use dora::{NormGradient, Norms, dora_linear, dora_linear_with, dora_norms, merged};
 pub use dropout::{Dropout, dropout};

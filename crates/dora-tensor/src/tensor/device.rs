@@ -107,7 +107,7 @@ impl Tensor {
     }
 
     /// Queues a copy of the elements over those of a buffer from `start` on.
-    pub(super) fn copy_into(&self, to: &mut Buffer, start: usize) -> Result<()> {
+    pub(crate) fn copy_into(&self, to: &mut Buffer, start: usize) -> Result<()> {
         match &*self.storage {
             Storage::Cuda { buffer, .. } => Ok(to.write(start, buffer, self.offset..self.offset + self.numel())?),
             Storage::Cpu(_) => Err(Error::argument("write_rows", "rows lie on cpu, expected the device of the target")),

@@ -22,12 +22,12 @@ pub(super) fn rows(table: &mut Table) {
         table.row(row, |d| cast(d, x.view(), y.view_mut()));
     }
     let [mut p, g, mut u, mut v] = [5, 6, 7, 8].map(|stream| table.input(F32, stream, N));
-    let (settings, factor) = (table.input(F32, 9, 6), table.input(F32, 10, 2));
+    let (settings, factor) = (table.input(F32, 9, 8), table.input(F64, 10, 3));
     let row = Row { kernel: "adamw_f32".into(), of: "p", elements: N, least: 28.0, because: "" };
     table.row(row, |d| adamw(d, p.view_mut(), g.view(), [u.view_mut(), v.view_mut()], settings.view(), factor.view()));
-    let (parts, mut out) = (table.input(F64, 11, 1024), table.room(F32, 2));
+    let (parts, mut out) = (table.input(F64, 11, 1024), table.room(F64, 3));
     let row = Row { kernel: "clip_f32".into(), of: "parts", elements: 1024, least: 8.0, because: "" };
-    table.row(row, |d| clip(d, parts.view(), 1.0, out.view_mut()));
+    table.row(row, |d| clip(d, parts.view(), None, 1.0, out.view_mut()));
 }
 
 fn of(table: &mut Table, element: Element) {

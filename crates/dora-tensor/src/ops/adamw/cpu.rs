@@ -7,8 +7,7 @@ use rayon::prelude::*;
 
 pub(super) fn update(settings: &AdamW, scale: f32, p: &mut [f32], g: &[f32], first: &mut [f32], second: &mut [f32]) {
     const BLOCK: usize = 16_384;
-    let [keep, size, root, eps, beta1, beta2] = settings.factors();
-    let [rest1, rest2] = settings.betas.map(|beta| (1.0 - beta) as f32);
+    let [keep, size, root, eps, beta1, beta2, rest1, rest2] = settings.factors();
     let blocks = p.par_chunks_mut(BLOCK).zip(g.par_chunks(BLOCK));
     let blocks = blocks.zip(first.par_chunks_mut(BLOCK)).zip(second.par_chunks_mut(BLOCK));
     blocks.for_each(|(((p, g), first), second)| {

@@ -8,6 +8,7 @@ mod tests;
 
 use crate::profile::{self, Direction};
 use crate::{DType, Device, Error, Parameter, Result, Tensor};
+use dora_kernels::Buffer;
 
 /// Settings of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,41 +25,63 @@ pub struct AdamW {
     pub step: u64,
 }
 
-/// The norm of gradients together, and what every gradient is multiplied by to bring it down to a limit. On a device both stay
-/// there, for the update to read.
+/// What a step comes to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Figures {
+    /// Sum of the losses of its passes.
+    pub loss: f64,
+    /// The norm of the gradients together, before clipping; not finite when an element is not.
+    pub norm: f64,
+}
+
+impl Figures {
+    fn are_finite(&self) -> bool {
+        self.loss.is_finite() && self.norm.is_finite()
+    }
+}
+
+/// The norm of gradients together, what every gradient is multiplied by to bring it down to a limit, and the loss. On a device they
+/// stay there, for the update to read.
 #[derive(Debug)]
 pub struct Clip(Place);
 
 #[derive(Debug)]
 enum Place {
     Cpu {
-        norm: f64,
+        figures: Figures,
         factor: f32,
     },
-    /// (2): norm and factor.
-    Cuda(Tensor),
+    /// Norm, factor and loss (3) in f64.
+    Cuda(Buffer),
 }
 
 impl Clip {
-    /// Of those gradients, all on one device; `most` 0 leaves them as they are.
-    pub fn new(gradients: &[Tensor], most: f64) -> Result<Self> {
+    /// Of the gradients of passes with those losses, or without them where nobody asks, all on one device; `most` 0 leaves the
+    /// gradients as they are.
+    pub fn new(losses: &[Tensor], gradients: &[Tensor], most: f64) -> Result<Self> {
         let _running = profile::operation("clip", Direction::Update);
         profile::bytes(gradients.iter().map(|g| 4 * g.numel()).sum());
-        match gradients.first().map_or(Device::Cpu, Tensor::device) {
+        match gradients.iter().chain(losses).next().map_or(Device::Cpu, Tensor::device) {
             Device::Cpu => {
-                let norm = cpu::norm(gradients)?;
-                let factor = if most > 0.0 { most / (norm + 1e-6) } else { 1.0 };
-                Ok(Clip(Place::Cpu { norm, factor: factor.min(1.0) as f32 }))
+                let losses = losses.iter().map(|loss| Ok(f64::from(loss.item()?))).collect::<Result<Vec<_>>>()?;
+                let figures = Figures { loss: losses.iter().sum(), norm: cpu::norm(gradients)? };
+                let factor = if most > 0.0 { most / (figures.norm + 1e-6) } else { 1.0 };
+                Ok(Clip(Place::Cpu { figures, factor: factor.min(1.0) as f32 }))
             }
-            Device::Cuda(gpu) => Ok(Clip(Place::Cuda(cuda::clip(gpu, gradients, most)?))),
+            Device::Cuda(gpu) => Ok(Clip(Place::Cuda(cuda::clip(gpu, losses, gradients, most)?))),
         }
     }
 
-    /// The norm before clipping; not finite when an element is not. On a device this waits for it.
-    pub fn norm(&self) -> Result<f64> {
+    /// Loss and norm. On a device this waits for them, and for all that is queued.
+    pub fn figures(&self) -> Result<Figures> {
         match &self.0 {
-            Place::Cpu { norm, .. } => Ok(*norm),
-            Place::Cuda(tensor) => Ok(f64::from(tensor.rows(0, 1)?.item()?)),
+            Place::Cpu { figures, .. } => Ok(*figures),
+            Place::Cuda(buffer) => {
+                let mut read = [0.0; 3];
+                buffer.download(bytemuck::cast_slice_mut(&mut read))?;
+                let [norm, _, loss] = read;
+                Ok(Figures { loss, norm })
+            }
         }
     }
 }
@@ -85,7 +108,8 @@ impl Moments {
 }
 
 impl AdamW {
-    /// Updates a parameter and its moments in place by a clipped gradient; where the gradients' norm is not finite, nothing changes.
+    /// Updates a parameter and its moments in place by a clipped gradient; where the loss or the gradients' norm is not finite, nothing
+    /// changes.
     pub fn update(&self, parameter: &Parameter, gradient: &Tensor, moments: &mut Moments, clip: &Clip) -> Result<()> {
         let _running = profile::operation("adamw", Direction::Update);
         let value = parameter.value();
@@ -97,7 +121,7 @@ impl AdamW {
         profile::bytes(7 * 4 * value.numel());
         drop(value);
         match (device, &clip.0) {
-            (Device::Cpu, Place::Cpu { norm, .. }) if !norm.is_finite() => Ok(()),
+            (Device::Cpu, Place::Cpu { figures, .. }) if !figures.are_finite() => Ok(()),
             (Device::Cpu, Place::Cpu { factor, .. }) => {
                 let gradient = gradient.as_f32("adamw")?;
                 let (first, second) = (moments.first.make_mut(), moments.second.make_mut());
@@ -111,11 +135,11 @@ impl AdamW {
         }
     }
 
-    /// 1 − lr·decay, lr/(1 − β₁ᵗ), √(1 − β₂ᵗ), ε, β₁, β₂.
-    fn factors(&self) -> [f32; 6] {
+    /// 1 − lr·decay, lr/(1 − β₁ᵗ), √(1 − β₂ᵗ), ε, β₁, β₂, 1 − β₁, 1 − β₂.
+    fn factors(&self) -> [f32; 8] {
         let ([beta1, beta2], t) = (self.betas, self.step as f64);
         let keep = 1.0 - self.lr * self.weight_decay;
         let (size, root) = (self.lr / (1.0 - beta1.powf(t)), (1.0 - beta2.powf(t)).sqrt());
-        [keep, size, root, self.eps, beta1, beta2].map(|x| x as f32)
+        [keep, size, root, self.eps, beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(|x| x as f32)
     }
 }

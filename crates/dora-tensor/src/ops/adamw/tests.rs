@@ -14,8 +14,8 @@ fn agrees_with_f64() {
         let mut moments = Moments::new(&parameter).unwrap();
         for step in 1..=4 {
             let g = Input::normal(1, step, &[len]).tensor();
-            let clip = Clip::new(std::slice::from_ref(&g), 0.5).unwrap();
-            let factor = (0.5 / (clip.norm().unwrap() + 1e-6)).min(1.0);
+            let clip = Clip::new(&[], std::slice::from_ref(&g), 0.5).unwrap();
+            let factor = (0.5 / (clip.figures().unwrap().norm + 1e-6)).min(1.0);
             let settings = AdamW { lr: 0.01, weight_decay: 0.1, betas: [0.9, 0.999], eps: 1e-8, step };
             settings.update(&parameter, &g, &mut moments, &clip).unwrap();
             for (i, g) in wide(&g).into_iter().enumerate() {
@@ -37,15 +37,15 @@ fn squares_are_summed_in_f64_and_show_what_is_not_finite() {
         let x = Input::normal(2, 0, &[len]).tensor();
         let want: f64 = x.to_vec().iter().map(|&x| f64::from(x).powi(2)).sum();
         let halves = [x.rows(0, len / 2).unwrap(), x.rows(len / 2, len - len / 2).unwrap()];
-        let norm = Clip::new(&halves, 0.0).unwrap().norm().unwrap();
+        let norm = Clip::new(&[], &halves, 0.0).unwrap().figures().unwrap().norm;
         assert!((norm * norm - want).abs() <= 1e-12 * want);
     }
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = vec![1.0; 20_000];
         x[17_003] = bad;
         let x = Tensor::of(x, &[20_000]);
-        let clip = Clip::new(std::slice::from_ref(&x), 1.0).unwrap();
-        assert!(!clip.norm().unwrap().is_finite());
+        let clip = Clip::new(&[], std::slice::from_ref(&x), 1.0).unwrap();
+        assert!(!clip.figures().unwrap().norm.is_finite());
         let parameter = Parameter::new("p", Role::Matrix, Tensor::of(vec![3.0; 20_000], &[20_000])).unwrap();
         let settings = AdamW { lr: 0.01, weight_decay: 0.1, betas: [0.9, 0.999], eps: 1e-8, step: 1 };
         let mut moments = Moments::new(&parameter).unwrap();

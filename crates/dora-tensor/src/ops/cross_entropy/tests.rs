@@ -50,10 +50,11 @@ fn chunks_add_up() {
     let exact: Vec<f64> = hidden.to_vec().into_iter().map(f64::from).collect();
     let targets = [3, IGNORE, 100_000, 0, vocab as i32 - 1, 7, 8];
     let want = losses(&exact, &w, &targets, 1);
-    compare("token losses", &token_losses(&hidden, &head, &targets).unwrap(), &want, 1e-5);
+    // 2.1 million terms in 16 lanes of f32.
+    let tolerance = 2e-5;
+    compare("token losses", &token_losses(&hidden, &head, &targets).unwrap(), &want, tolerance);
     let mean = cross_entropy(&hidden, &head, &targets, 6.0).unwrap().to_vec();
-    // 2.8 million terms in 16 lanes of f32.
-    compare("mean", &mean, &[want.iter().sum::<f64>() / 6.0], 1e-5);
+    compare("mean", &mean, &[want.iter().sum::<f64>() / 6.0], tolerance);
 }
 
 #[test]

@@ -31,11 +31,9 @@ pub(super) fn forward(
 ) -> Result<(Tensor, Option<Tensor>, Tensor)> {
     let Layer { weight, update, magnitude, norms, bias } = layer;
     let dtype = x.dtype();
-    // Where W has to be widened for the norms, the products read the same copy.
-    let w = match norms {
-        Norms::From(_) => Some(weight.materialized()?),
-        Norms::Known(_) => None,
-    };
+    // Where W has to be widened for the norms, or is multiplied by two inputs, all that reads it reads one copy.
+    let several = matches!(norms, Norms::From(_)) || dropped.is_some();
+    let w = several.then(|| weight.materialized()).transpose()?;
     let apply = |x: &Tensor| match &w {
         Some(w) => product(gpu, x.plain(), w.transposed(), 1.0, dtype),
         None => weight.apply(x),
