@@ -107,6 +107,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Bytes of a thread's stack, as the main thread has.
+const STACK: usize = 8 << 20;
+
 fn fail(error: &anyhow::Error) -> ExitCode {
     console::error(error);
     ExitCode::from(exit_code(error))
@@ -115,12 +118,17 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     let device = Device::parse(&cli.device).map_err(|e| Usage(format!("--device {}: {e}", cli.device)))?;
     cli.command.check(device)?;
-    if let Some(threads) = cli.threads {
-        if threads == 0 {
-            return Err(Usage("--threads is 0, expected at least 1".into()).into());
-        }
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("starting threads")?;
+    if cli.threads == Some(0) {
+        return Err(Usage("--threads is 0, expected at least 1".into()).into());
     }
+    // 0 is one a core. Deep models recurse on threads of the pool.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0)).stack_size(STACK);
+    pool.build_global().context("starting threads")?;
+    // On a thread of the pool: another one would sleep and wake at each of a step's thousands of parallel loops.
+    rayon::scope(|_| command(cli, device))
+}
+
+fn command(cli: Cli, device: Device) -> Result<ExitCode> {
     let console = Console::new(cli.json);
     match cli.command {
         Command::Quickstart(args) => quickstart::run(args, &console),

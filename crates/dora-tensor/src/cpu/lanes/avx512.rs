@@ -10,9 +10,9 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// Rows of x in a block.
-const BLOCK: usize = 64;
+pub const BLOCK: usize = 64;
 /// Floats of a vector.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 /// Rows of w at a time.
 const ROWS: usize = 6;
 /// Columns at a time: a block's are 64 KiB of x, and in w no more lines than the first-level cache holds.
@@ -95,25 +95,31 @@ fn lay_out(
     }
 }
 
-/// y becomes the sum of the terms (x, columns, w).
-pub fn sum_of_products(terms: &[(&Lanes, Range<usize>, ArrayView2<f32>)], finish: &Finish, mut y: ArrayViewMut2<f32>) {
+/// y, the rows from `first` on, becomes the sum of the terms (x, columns, w).
+pub fn sum_of_products(
+    terms: &[(&Lanes, Range<usize>, ArrayView2<f32>)],
+    finish: &Finish,
+    first: usize,
+    mut y: ArrayViewMut2<f32>,
+) {
     let (n, j) = y.dim();
-    assert!(terms.iter().all(|(x, columns, _)| x.n == n && columns.end <= x.k), "terms of one size");
+    let fits = |(x, columns, _): &(&Lanes, Range<usize>, _)| first + n <= x.n && columns.end <= x.k;
+    assert!(first % BLOCK == 0 && terms.iter().all(fits), "terms of one size");
     assert!([finish.scale, finish.bias].into_iter().flatten().all(|v| v.len() == j), "a value for each column");
     assert!(j <= 1 || y.strides()[1] == 1, "rows of y are contiguous");
     scratch(j * BLOCK, |sums| {
-        for first in (0..n).step_by(BLOCK) {
-            let lanes = lanes(n, first);
+        for start in (0..n).step_by(BLOCK) {
+            let lanes = lanes(n, start);
             let sums = &mut sums[..j * lanes];
             // SAFETY: operands exist only where the processor has AVX-512F.
             unsafe {
                 match lanes / LANES {
-                    1 => block::<1>(terms, first, sums),
-                    2 => block::<2>(terms, first, sums),
-                    3 => block::<3>(terms, first, sums),
-                    _ => block::<4>(terms, first, sums),
+                    1 => block::<1>(terms, first + start, sums),
+                    2 => block::<2>(terms, first + start, sums),
+                    3 => block::<3>(terms, first + start, sums),
+                    _ => block::<4>(terms, first + start, sums),
                 }
-                write(sums, lanes, first, finish, &mut y);
+                write(sums, lanes, start, finish, &mut y);
             }
         }
     });
@@ -137,9 +143,11 @@ fn block<const V: usize>(terms: &[(&Lanes, Range<usize>, ArrayView2<f32>)], firs
                 // SAFETY: w has these rows and columns, x `depth` times the lanes, and `sums` `rows` times.
                 unsafe {
                     let w = w.as_ptr().offset(row as isize * strides[0] + start as isize * strides[1]);
+                    let (w, x) = (Spread { w, down: strides[0], along: strides[1] }, (x.as_ptr(), lanes));
+                    let sums = (sums.as_mut_ptr(), lanes);
                     match rows {
-                        ROWS => tile::<ROWS, V>(depth, w, strides[0], strides[1], x.as_ptr(), sums, begun),
-                        _ => tile::<1, V>(depth, w, strides[0], strides[1], x.as_ptr(), sums, begun),
+                        ROWS => tile::<ROWS, V>(depth, w, x, sums, begun),
+                        _ => tile::<1, V>(depth, w, x, sums, begun),
                     }
                 }
                 row += rows;
@@ -152,19 +160,26 @@ fn block<const V: usize>(terms: &[(&Lanes, Range<usize>, ArrayView2<f32>)], firs
     }
 }
 
-/// Sums (J, 16·V) over `depth` columns of J rows of w, in place of what `sums` holds or in addition to it.
+/// Elements of w that are spread: row j, column i at `w` + j·`down` + i·`along`.
+#[derive(Clone, Copy)]
+struct Spread {
+    w: *const f32,
+    down: isize,
+    along: isize,
+}
+
+/// Sums (J, 16·V) of J rows of w times `depth` rows of x, each row of both a stride behind the one before; in place of what
+/// `sums` holds, or in addition to it.
 ///
 /// # Safety
-/// `w` has to be readable at row·`down` + column·`along`, `x` for `depth`·16·V floats, and `sums` to have J·16·V.
+/// `w` has to be readable for J rows and `depth` columns, `x` for `depth` rows of 16·V floats, and `sums` to have J of them.
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn tile<const J: usize, const V: usize>(
     depth: usize,
-    w: *const f32,
-    down: isize,
-    along: isize,
-    x: *const f32,
-    sums: &mut [f32],
+    Spread { w, down, along }: Spread,
+    (x, x_stride): (*const f32, usize),
+    (sums, sums_stride): (*mut f32, usize),
     add: bool,
 ) {
     /// Columns ahead of the one at work whose element of w is asked for.
@@ -175,7 +190,7 @@ unsafe fn tile<const J: usize, const V: usize>(
         if add {
             for (j, sum) in sum.iter_mut().enumerate() {
                 for (v, sum) in sum.iter_mut().enumerate() {
-                    *sum = _mm512_loadu_ps(sums.as_ptr().add((j * V + v) * LANES));
+                    *sum = _mm512_loadu_ps(sums.add(j * sums_stride + v * LANES));
                 }
             }
         }
@@ -184,7 +199,7 @@ unsafe fn tile<const J: usize, const V: usize>(
             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_offset(AHEAD * along).cast());
             let mut vectors = [_mm512_setzero_ps(); V];
             for (v, vector) in vectors.iter_mut().enumerate() {
-                *vector = _mm512_loadu_ps(x.add((i * V + v) * LANES));
+                *vector = _mm512_loadu_ps(x.add(i * x_stride + v * LANES));
             }
             for (j, sum) in sum.iter_mut().enumerate() {
                 let spread = _mm512_set1_ps(*w.offset(j as isize * down));
@@ -195,8 +210,65 @@ unsafe fn tile<const J: usize, const V: usize>(
         }
         for (j, sum) in sum.iter().enumerate() {
             for (v, &sum) in sum.iter().enumerate() {
-                _mm512_storeu_ps(sums.as_mut_ptr().add((j * V + v) * LANES), sum);
+                _mm512_storeu_ps(sums.add(j * sums_stride + v * LANES), sum);
             }
+        }
+    }
+}
+
+/// c (j, k) = wᵀ·x for w (n, j) and x (n, k), rows of x and c contiguous and k a multiple of 16; false where the processor lacks
+/// AVX-512, and nothing is done.
+pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, c: &mut ArrayViewMut2<f32>) -> bool {
+    if !is_x86_feature_detected!("avx512f") {
+        return false;
+    }
+    let ((n, j), k) = (w.dim(), x.ncols());
+    assert!(x.nrows() == n && c.dim() == (j, k) && k % LANES == 0, "operands of one size");
+    assert!(n * j * k == 0 || x.strides()[1] == 1 && c.strides()[1] == 1, "contiguous rows");
+    for column in (0..k).step_by(BLOCK) {
+        // SAFETY: the processor has AVX-512F, and these columns are there.
+        unsafe {
+            match (k - column).min(BLOCK) / LANES {
+                1 => gather_block::<1>(w, x, column, c),
+                2 => gather_block::<2>(w, x, column, c),
+                3 => gather_block::<3>(w, x, column, c),
+                _ => gather_block::<4>(w, x, column, c),
+            }
+        }
+    }
+    true
+}
+
+/// 16·V columns of [`gather`]'s c.
+///
+/// # Safety
+/// x and c must have these columns, in contiguous rows.
+#[target_feature(enable = "avx512f")]
+unsafe fn gather_block<const V: usize>(
+    w: ArrayView2<f32>,
+    x: ArrayView2<f32>,
+    column: usize,
+    c: &mut ArrayViewMut2<f32>,
+) {
+    let ((n, j), strides) = (w.dim(), w.strides());
+    let (x_stride, c_stride) = (x.strides()[0] as usize, c.strides()[0] as usize);
+    for start in (0..n.max(1)).step_by(DEPTH) {
+        let depth = DEPTH.min(n - start);
+        let mut row = 0;
+        while row < j {
+            let rows = if row + ROWS <= j { ROWS } else { 1 };
+            // SAFETY: w has these rows as columns, x these rows, and c these rows, by the caller's word.
+            unsafe {
+                let at = w.as_ptr().offset(start as isize * strides[0] + row as isize * strides[1]);
+                let w = Spread { w: at, down: strides[1], along: strides[0] };
+                let x = (x.as_ptr().add(start * x_stride + column), x_stride);
+                let c = (c.as_mut_ptr().add(row * c_stride + column), c_stride);
+                match rows {
+                    ROWS => tile::<ROWS, V>(depth, w, x, c, start > 0),
+                    _ => tile::<1, V>(depth, w, x, c, start > 0),
+                }
+            }
+            row += rows;
         }
     }
 }

@@ -9,7 +9,8 @@ mod avx512;
 use super::for_rows;
 use super::matmul::product;
 use crate::profile;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows below which vectors would be mostly empty.
@@ -19,8 +20,9 @@ const FEW: usize = 6;
 pub struct Operand<'a>(Layout<'a>);
 
 enum Layout<'a> {
-    Plain(ArrayView2<'a, f32>),
-    Scaled(Array2<f32>),
+    /// Row-major elements and (n, k); not a view, whose lifetime could not be shortened.
+    Plain(&'a [f32], (usize, usize)),
+    Own(Array2<f32>),
     #[cfg(target_arch = "x86_64")]
     Lanes(avx512::Lanes),
 }
@@ -34,26 +36,26 @@ impl<'a> Operand<'a> {
         {
             return Operand(Layout::Lanes(lanes));
         }
-        Operand(match gain {
-            None => Layout::Plain(x),
-            Some(gain) => {
-                let mut scaled = x.as_standard_layout().into_owned();
-                for_rows(scaled.view_mut(), |_, row| row.iter_mut().zip(gain).for_each(|(x, g)| *x *= g));
-                Layout::Scaled(scaled)
-            }
-        })
+        if let (None, Some(elements)) = (gain, x.to_slice()) {
+            return Operand(Layout::Plain(elements, x.dim()));
+        }
+        let mut own = x.as_standard_layout().into_owned();
+        if let Some(gain) = gain {
+            for_rows(own.view_mut(), |_, row| row.iter_mut().zip(gain).for_each(|(x, g)| *x *= g));
+        }
+        Operand(Layout::Own(own))
     }
 
     /// Whether w is best read where it lies.
     pub fn reads_in_place(&self) -> bool {
-        !matches!(self.0, Layout::Plain(_) | Layout::Scaled(_))
+        !matches!(self.0, Layout::Plain(..) | Layout::Own(_))
     }
 }
 
 /// x[:, columns]·wᵀ for w (j, columns) of any strides.
-pub struct Term<'a, 'x> {
+pub struct Term<'a> {
     /// x (n, k).
-    pub x: &'a Operand<'x>,
+    pub x: &'a Operand<'a>,
     /// Columns of x.
     pub columns: Range<usize>,
     /// w.
@@ -80,19 +82,19 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     {
         let lanes = terms.iter().map(|term| match &term.x.0 {
             Layout::Lanes(lanes) => Some((lanes, term.columns.clone(), term.w)),
-            Layout::Plain(_) | Layout::Scaled(_) => None,
+            Layout::Plain(..) | Layout::Own(_) => None,
         });
         if let Some(lanes) = lanes.collect::<Option<Vec<_>>>() {
             terms.iter().for_each(|term| profile::flops(2 * y.nrows() * y.ncols() * term.columns.len()));
-            return avx512::sum_of_products(&lanes, finish, y);
+            return avx512::sum_of_products(&lanes, finish, 0, y);
         }
     }
     assert!(finish.scale.is_none() || !finish.add, "what is there already is not scaled");
     let mut beta = if finish.add { 1.0 } else { 0.0 };
     for term in terms {
         let x = match &term.x.0 {
-            Layout::Plain(x) => *x,
-            Layout::Scaled(x) => x.view(),
+            Layout::Plain(elements, dim) => ArrayView2::from_shape(*dim, elements).expect("of that size"),
+            Layout::Own(x) => x.view(),
             #[cfg(target_arch = "x86_64")]
             Layout::Lanes(_) => unreachable!("operands of as many rows have one layout"),
         };
@@ -105,6 +107,33 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     if let Some(bias) = finish.bias {
         for_rows(y, |_, row| super::simd(|| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b)));
     }
+}
+
+/// y (n, j) = x·wᵀ ⊙ scale for few rows of w (j, k), blocks of x's rows in parallel.
+pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, mut y: ArrayViewMut2<f32>) {
+    let finish = Finish { scale, ..Finish::default() };
+    #[cfg(target_arch = "x86_64")]
+    if let Layout::Lanes(lanes) = &x.0 {
+        profile::flops(2 * y.nrows() * w.len());
+        let blocks = y.axis_chunks_iter_mut(Axis(0), avx512::BLOCK).into_par_iter().enumerate();
+        return blocks.for_each(|(block, y)| {
+            avx512::sum_of_products(&[(lanes, 0..w.ncols(), w)], &finish, block * avx512::BLOCK, y);
+        });
+    }
+    sum_of_products(&[Term { x, columns: 0..w.ncols(), w }], &finish, y);
+}
+
+/// c (j, k) = wᵀ·x for few columns of w (n, j) and x (n, k), whose rows are contiguous; blocks of columns in parallel.
+pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, mut c: ArrayViewMut2<f32>) {
+    const WIDTH: usize = 192;
+    let parts = x.axis_chunks_iter(Axis(1), WIDTH).into_par_iter();
+    parts.zip(c.axis_chunks_iter_mut(Axis(1), WIDTH)).for_each(|(x, mut c)| {
+        #[cfg(target_arch = "x86_64")]
+        if x.ncols() % avx512::LANES == 0 && avx512::gather(w, x, &mut c) {
+            return profile::flops(2 * w.len() * x.ncols());
+        }
+        product(w.t(), x, c, 1.0, 0.0);
+    });
 }
 
 #[cfg(test)]
@@ -155,6 +184,29 @@ mod tests {
                 sum_of_products(&terms, &Finish { add: true, ..Finish::default() }, y.view_mut());
                 near(&y, &(plain + wide(y0.view())));
             }
+        }
+    }
+
+    #[test]
+    fn products_with_few_rows_or_columns_agree_with_f64() {
+        let mut rng = Philox::new(4, 0);
+        for (n, k, j) in [(1, 16, 1), (7, 48, 3), (64, 192, 16), (130, 200, 7), (521, 336, 8), (3, 5, 2), (0, 16, 2)] {
+            let (x, w, v) = (random(&mut rng, (n, k)), random(&mut rng, (j, k)), random(&mut rng, (n, j)));
+            let scale: Vec<f32> = (0..j).map(|_| rng.normal()).collect();
+            let wide = |m: &Array2<f32>| m.mapv(f64::from);
+            let near = |got: &Array2<f32>, want: &Array2<f64>, depth: usize| {
+                for (g, w) in got.iter().zip(want) {
+                    let most = 1e-5 * (depth as f64).sqrt().max(1.0);
+                    assert!((f64::from(*g) - w).abs() < most * w.abs().max(1.0), "{g}, not {w}: {n} {k} {j}");
+                }
+            };
+            let mut y = Array2::from_elem((n, j), f32::NAN);
+            product_by_rows(&Operand::new(x.view(), None), w.view(), Some(&scale), y.view_mut());
+            let want = wide(&x).dot(&wide(&w).t()) * Array2::from_shape_fn((n, j), |(_, c)| f64::from(scale[c]));
+            near(&y, &want, k);
+            let mut c = Array2::from_elem((j, k), f32::NAN);
+            gather(v.view(), x.view(), c.view_mut());
+            near(&c, &wide(&v).t().dot(&wide(&x)), n);
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::norms::Terms;
 use crate::cpu::{Finish, Operand, Stored, Term, buffer, column_sums, for_row_panels, for_rows, simd, sum_of_products};
+use crate::ops::LowRank;
 use crate::ops::linear::cpu::view;
-use crate::ops::lora::cpu::Expansion;
+use crate::ops::lora::cpu::{Expansion, project};
 use crate::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -26,17 +27,19 @@ pub(super) struct Layer<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// Gives y, z̃ with dropout, and the norms.
-pub(super) fn forward<'x>(
-    x: &'x Tensor,
-    dropped: Option<&'x Tensor>,
+/// Gives y, z̃ with dropout, the norms, and h.
+pub(super) fn forward(
+    x: &Tensor,
+    dropped: Option<&Tensor>,
     layer: &Layer,
-    low: &Expansion<'x>,
-) -> Result<(Tensor, Option<Tensor>, Tensor)> {
+    update: &LowRank,
+) -> Result<(Tensor, Option<Tensor>, Tensor, Tensor)> {
     let (shape, inner) = ((x.shape()[0], layer.m.len()), x.shape()[1]);
     let out = shape.1;
     let x = Operand::new(x.view2("dora", "x")?, None);
     let dropped = dropped.map(|x| x.view2("dora", "x")).transpose()?.map(|x| Operand::new(x, None));
+    let h = project(update, dropped.as_ref().unwrap_or(&x), shape.0)?;
+    let low = Expansion::new(update, &h)?;
     let mut y = buffer(shape.0 * out);
     let mut z = dropped.is_some().then(|| buffer(shape.0 * out));
     let outputs = std::iter::once(&mut y).chain(&mut z).map(|v| view(v, shape)).collect();
@@ -65,7 +68,9 @@ pub(super) fn forward<'x>(
         n
     });
     let tensor = |v| Tensor::of(v, &[shape.0, out]);
-    Ok((tensor(y), z.map(tensor), Tensor::of(norms.concat(), &[out])))
+    let norms = Tensor::of(norms.concat(), &[out]);
+    drop(low);
+    Ok((tensor(y), z.map(tensor), norms, h))
 }
 
 /// Whether a row of norm n > 0 has an m too small to divide by.

@@ -22,6 +22,8 @@ pub use norms::dora_norms;
 
 use super::LowRank;
 use super::linear::{self, cpu::row_sum};
+use super::lora::cpu::{Expansion, backward, combined};
+use crate::cpu::Operand;
 use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::tensor::Output;
@@ -77,9 +79,8 @@ pub fn dora_linear_with(
     update.check(weight.shape())?;
     x.rows_of("x", "in", inner)?;
     magnitude.expect_shape("dora", "magnitude", &[out])?;
-    let dropped = update.dropout.is_some().then(|| update.drop(x)).transpose()?;
-    let h = update.project(dropped.as_ref().unwrap_or(x))?;
-    let (y, saved_z, n) = match x.device() {
+    let dropped = update.dropped(x)?;
+    let (y, saved_z, n, h) = match x.device() {
         Device::Cpu => {
             let norms = match norms {
                 Norms::Known(n) => {
@@ -90,11 +91,13 @@ pub fn dora_linear_with(
             };
             let bias = linear::bias(bias, out)?;
             let layer = cpu::Layer { weight: weight.stored()?, m: magnitude.as_f32("dora")?, norms, bias };
-            cpu::forward(x, dropped.as_ref(), &layer, &update.expansion(&h)?)?
+            cpu::forward(x, dropped.as_ref(), &layer, update)?
         }
         Device::Cuda(gpu) => {
             let layer = cuda::Layer { weight: &**weight, update, magnitude, norms, bias };
-            cuda::forward(gpu, x, dropped.as_ref(), &h, &layer)?
+            let h = super::lora::cuda::project(gpu, update, dropped.as_ref().unwrap_or(x))?;
+            let (y, z, n) = cuda::forward(gpu, x, dropped.as_ref(), &h, &layer)?;
+            (y, z, n, h)
         }
     };
     let none = Tensor::zeros(&[0]);
@@ -143,8 +146,9 @@ impl Dora {
         let z = match &self.output {
             Kept::Dropped(z) => z.clone(),
             Kept::Output(_) if cpu::vanishes(m, n) => {
-                let (x, expansion) = (self.x.get()?, self.update.expansion(&self.h)?);
-                super::lora::cpu::forward(&x, self.weight.stored()?, &expansion, None)?
+                let x = self.x.get()?;
+                let low = Expansion::new(&self.update, &self.h)?;
+                combined(&Operand::new(x.view2("dora", "x")?, None), x.shape()[0], self.weight.stored()?, &low, None)
             }
             Kept::Output(y) => {
                 let bias = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
@@ -169,12 +173,12 @@ impl Op for Dora {
         let dm = (needs[3] || exact).then(|| self.magnitude_gradient(&grad)).transpose()?;
         let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
         let gain = cpu::gain(self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
-        let (mut da, mut db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, Some(&gain))?;
+        let weight = needs[0].then(|| self.weight.stored()).transpose()?;
+        let (dx, mut da, mut db) = backward(&self.update, &self.x.get()?, &self.h, &grad, Some(&gain), weight)?;
         if let Some(dm) = dm.as_ref().filter(|_| exact) {
             let norms = self.norms.as_f32("dora")?;
             exact::add_norm_gradient((&mut da, &mut db), &*self.weight, &self.update, dm, &gain, norms)?;
         }
-        let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, Some(&gain))).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dm, dbias])
     }
 }

@@ -7,7 +7,7 @@ use crate::{Cuda, Result, Tensor, Weight};
 use dora_kernels::launch;
 
 /// h = x̃·Aᵀ.
-pub(super) fn project(gpu: Cuda, update: &LowRank, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn project(gpu: Cuda, update: &LowRank, x: &Tensor) -> Result<Tensor> {
     product(gpu, x.plain(), update.a.cast(x.dtype())?.transposed(), 1.0, x.dtype())
 }
 
@@ -53,7 +53,8 @@ pub(crate) struct Gradients {
 /// Gradients for the gradient dz (n, out) of the update's output.
 pub(crate) fn gradients(gpu: Cuda, update: &LowRank, x: &Tensor, h: &Tensor, dz: &Tensor) -> Result<Gradients> {
     let dh = product(gpu, dz.plain(), update.b.cast(dz.dtype())?.plain(), update.scaling, dz.dtype())?;
-    let a = outer(gpu, &dh, &update.drop(x)?, 1.0)?;
+    let dropped = update.dropped(x)?;
+    let a = outer(gpu, &dh, dropped.as_ref().unwrap_or(x), 1.0)?;
     Ok(Gradients { a, b: outer(gpu, dz, h, update.scaling)?, h: dh })
 }
 

@@ -32,12 +32,15 @@ pub fn lora_linear(x: &Tensor, weight: &Arc<dyn Weight>, bias: Option<&Tensor>, 
     let _running = profile::operation("lora", Direction::Forward);
     update.check(weight.shape())?;
     x.rows_of("x", "in", weight.shape().1)?;
-    let h = update.project(&update.drop(x)?)?;
-    let y = match x.device() {
+    let dropped = update.dropped(x)?;
+    let (y, h) = match x.device() {
         Device::Cpu => {
-            cpu::forward(x, weight.stored()?, &update.expansion(&h)?, linear::bias(bias, weight.shape().0)?)?
+            cpu::forward(x, dropped.as_ref(), weight.stored()?, update, linear::bias(bias, weight.shape().0)?)?
         }
-        Device::Cuda(gpu) => cuda::forward(gpu, x, &**weight, update, &h, bias)?,
+        Device::Cuda(gpu) => {
+            let h = cuda::project(gpu, update, dropped.as_ref().unwrap_or(x))?;
+            (cuda::forward(gpu, x, &**weight, update, &h, bias)?, h)
+        }
     };
     let none = Tensor::zeros(&[0]);
     let saved = || Lora { x: x.saved(), h, weight: weight.clone(), update: update.detach() };
@@ -60,8 +63,8 @@ impl Op for Lora {
         if let Device::Cuda(gpu) = grad.device() {
             return cuda::backward(gpu, *self, &grad, needs);
         }
-        let (da, db, dh) = self.update.backward(&self.x.get()?, &self.h, &grad, None)?;
-        let dx = needs[0].then(|| self.update.input_gradient(&*self.weight, &grad, &dh, None)).transpose()?;
+        let weight = needs[0].then(|| self.weight.stored()).transpose()?;
+        let (dx, da, db) = cpu::backward(&self.update, &self.x.get()?, &self.h, &grad, None, weight)?;
         let dbias = needs[3].then(|| row_sum(&grad)).transpose()?;
         Ok(vec![dx, Some(da), Some(db), dbias])
     }
@@ -82,61 +85,8 @@ impl LowRank {
         LowRank { a: self.a.detach(), b: self.b.detach(), ..self.clone() }
     }
 
-    /// x̃.
-    pub(super) fn drop(&self, x: &Tensor) -> Result<Tensor> {
-        match self.dropout {
-            Some(mask) => mask.apply(x.detach()),
-            None => Ok(x.detach()),
-        }
-    }
-
-    /// h = x̃·Aᵀ.
-    pub(super) fn project(&self, x: &Tensor) -> Result<Tensor> {
-        match x.device() {
-            Device::Cpu => linear::cpu::product(x.view2("lora", "x")?, self.a.view2("lora", "A")?.t(), 1.0),
-            Device::Cuda(gpu) => cuda::project(gpu, self, x),
-        }
-    }
-
-    /// s·h·Bᵀ, not computed yet.
-    pub(super) fn expansion<'a>(&'a self, h: &'a Tensor) -> Result<cpu::Expansion<'a>> {
-        Ok(cpu::Expansion::new(h.view2("lora", "h")?, self.b.view2("lora", "B")?, self.scaling))
-    }
-
-    /// On the CPU: gives dA, dB and dh for the gradient dz (n, out) of the update's output, where dz = gain ⊙ dy (or dy).
-    pub(super) fn backward(
-        &self,
-        x: &Tensor,
-        h: &Tensor,
-        dy: &Tensor,
-        gain: Option<&[f32]>,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let mut db = linear::cpu::outer(dy, h, self.scaling)?;
-        let mut b = self.b.detach();
-        if let Some(gain) = gain {
-            crate::cpu::scale_each_row(linear::cpu::matrix(&mut db), gain);
-            crate::cpu::scale_each_row(linear::cpu::matrix(&mut b), gain);
-        }
-        let dh = linear::cpu::product(dy.view2("lora", "dy")?, b.view2("lora", "B")?, self.scaling)?;
-        let da = linear::cpu::outer(&dh, &self.drop(x)?, 1.0)?;
-        Ok((da, db, dh))
-    }
-
-    /// On the CPU: dx = dz·W + dh·A for dz = gain ⊙ dy (or dy). With dropout: dy·W + dropout(((gain − 1) ⊙ dy)·W + dh·A).
-    pub(super) fn input_gradient(
-        &self,
-        weight: &dyn Weight,
-        dy: &Tensor,
-        dh: &Tensor,
-        gain: Option<&[f32]>,
-    ) -> Result<Tensor> {
-        match self.dropout {
-            None => cpu::input_gradient(weight.stored()?, dy, dh, &self.a, gain),
-            Some(mask) => {
-                let (mut dx, through) = cpu::dropped_input_gradient(weight.stored()?, dy, dh, &self.a, gain)?;
-                crate::cpu::add_assign(dx.make_mut(), mask.apply(through)?.as_f32("lora")?);
-                Ok(dx)
-            }
-        }
+    /// x̃, with dropout.
+    pub(super) fn dropped(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        self.dropout.map(|mask| mask.apply(x.detach())).transpose()
     }
 }
