@@ -14,7 +14,7 @@ pub const BLOCK: usize = 64;
 /// Floats of a vector.
 pub const LANES: usize = 16;
 /// Rows of w at a time.
-const ROWS: usize = 6;
+pub const ROWS: usize = 6;
 /// Columns at a time: a block's are 64 KiB of x, and in w no more lines than the first-level cache holds.
 const DEPTH: usize = 256;
 

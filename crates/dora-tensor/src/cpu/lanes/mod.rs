@@ -109,17 +109,23 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     }
 }
 
-/// y (n, j) = x·wᵀ ⊙ scale for few rows of w (j, k), blocks of x's rows in parallel.
+/// y (n, j) = x·wᵀ ⊙ scale for few rows of w (j, k): blocks of x's rows, and a few rows of w each, in parallel.
 pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, mut y: ArrayViewMut2<f32>) {
-    let finish = Finish { scale, ..Finish::default() };
     #[cfg(target_arch = "x86_64")]
     if let Layout::Lanes(lanes) = &x.0 {
+        use avx512::{BLOCK, ROWS};
         profile::flops(2 * y.nrows() * w.len());
-        let blocks = y.axis_chunks_iter_mut(Axis(0), avx512::BLOCK).into_par_iter().enumerate();
-        return blocks.for_each(|(block, y)| {
-            avx512::sum_of_products(&[(lanes, 0..w.ncols(), w)], &finish, block * avx512::BLOCK, y);
+        let blocks = y.axis_chunks_iter_mut(Axis(0), BLOCK).into_par_iter().enumerate();
+        return blocks.for_each(|(block, mut y)| {
+            let parts = y.axis_chunks_iter_mut(Axis(1), ROWS).into_par_iter();
+            parts.zip(w.axis_chunks_iter(Axis(0), ROWS)).enumerate().for_each(|(part, (y, w))| {
+                let scale = scale.map(|scale| &scale[part * ROWS..][..w.nrows()]);
+                let finish = Finish { scale, ..Finish::default() };
+                avx512::sum_of_products(&[(lanes, 0..w.ncols(), w)], &finish, block * BLOCK, y);
+            });
         });
     }
+    let finish = Finish { scale, ..Finish::default() };
     sum_of_products(&[Term { x, columns: 0..w.ncols(), w }], &finish, y);
 }
 

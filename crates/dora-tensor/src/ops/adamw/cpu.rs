@@ -24,7 +24,7 @@ pub(super) fn update(settings: &AdamW, scale: f32, p: &mut [f32], g: &[f32], fir
 
 /// √(Σ x²) over all tensors.
 pub(super) fn norm(tensors: &[Tensor]) -> Result<f64> {
-    let squares = tensors.iter().map(|t| Ok(sum_of_squares(t.as_f32("clip")?))).collect::<Result<Vec<_>>>()?;
+    let squares = tensors.par_iter().map(|t| Ok(sum_of_squares(t.as_f32("clip")?))).collect::<Result<Vec<_>>>()?;
     Ok(squares.iter().sum::<f64>().sqrt())
 }
 
