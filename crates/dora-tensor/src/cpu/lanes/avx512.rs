@@ -38,11 +38,14 @@ fn lanes(n: usize, first: usize) -> usize {
 }
 
 impl Lanes {
-    /// Lays out x, whose rows are contiguous, its columns times `gain`; none where the processor lacks AVX-512.
+    /// Lays out x, its columns times `gain`; none where the processor lacks AVX-512.
     pub fn new(x: ArrayView2<f32>, gain: Option<&[f32]>) -> Option<Self> {
         let (n, k) = x.dim();
-        if !is_x86_feature_detected!("avx512f") || n == 0 || (k > 1 && x.strides()[1] != 1) {
+        if !is_x86_feature_detected!("avx512f") {
             return None;
+        }
+        if k > 1 && x.strides()[1] != 1 {
+            return Self::new(x.as_standard_layout().view(), gain);
         }
         assert!(gain.is_none_or(|gain| gain.len() == k), "a gain for each column");
         let mut data = buffer(n.next_multiple_of(LANES) * k);
@@ -104,7 +107,7 @@ pub fn sum_of_products(
 ) {
     let (n, j) = y.dim();
     let fits = |(x, columns, _): &(&Lanes, Range<usize>, _)| first + n <= x.n && columns.end <= x.k;
-    assert!(first % BLOCK == 0 && terms.iter().all(fits), "terms of one size");
+    assert!(first.is_multiple_of(BLOCK) && terms.iter().all(fits), "terms of one size");
     assert!([finish.scale, finish.bias].into_iter().flatten().all(|v| v.len() == j), "a value for each column");
     assert!(j <= 1 || y.strides()[1] == 1, "rows of y are contiguous");
     scratch(j * BLOCK, |sums| {
@@ -223,7 +226,7 @@ pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, c: &mut ArrayViewMut2<f32>
         return false;
     }
     let ((n, j), k) = (w.dim(), x.ncols());
-    assert!(x.nrows() == n && c.dim() == (j, k) && k % LANES == 0, "operands of one size");
+    assert!(x.nrows() == n && c.dim() == (j, k) && k.is_multiple_of(LANES), "operands of one size");
     assert!(n * j * k == 0 || x.strides()[1] == 1 && c.strides()[1] == 1, "contiguous rows");
     for column in (0..k).step_by(BLOCK) {
         // SAFETY: the processor has AVX-512F, and these columns are there.

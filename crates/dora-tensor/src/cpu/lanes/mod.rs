@@ -36,6 +36,11 @@ impl<'a> Operand<'a> {
         {
             return Operand(Layout::Lanes(lanes));
         }
+        Self::plain(x, gain)
+    }
+
+    /// For `gemm`.
+    fn plain(x: ArrayView2<'a, f32>, gain: Option<&[f32]>) -> Self {
         if let (None, Some(elements)) = (gain, x.to_slice()) {
             return Operand(Layout::Plain(elements, x.dim()));
         }
@@ -135,7 +140,7 @@ pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, mut c: ArrayViewMut2<f32>)
     let parts = x.axis_chunks_iter(Axis(1), WIDTH).into_par_iter();
     parts.zip(c.axis_chunks_iter_mut(Axis(1), WIDTH)).for_each(|(x, mut c)| {
         #[cfg(target_arch = "x86_64")]
-        if x.ncols() % avx512::LANES == 0 && avx512::gather(w, x, &mut c) {
+        if x.ncols().is_multiple_of(avx512::LANES) && avx512::gather(w, x, &mut c) {
             return profile::flops(2 * w.len() * x.ncols());
         }
         product(w.t(), x, c, 1.0, 0.0);
@@ -167,28 +172,30 @@ mod tests {
                 let scaled = wide(x.view()) * Array2::from_shape_fn((n, k), |(_, c)| f64::from(gain[c]));
                 let (part, rest) = (k / 3..k, wide(h.view()).dot(&wide(b.t())));
                 let plain = scaled.slice(s![.., part.clone()]).dot(&wide(w.slice(s![.., part.clone()])).t()) + &rest;
-                let (xs, hs) = (Operand::new(x.view(), Some(&gain)), Operand::new(h.view(), None));
-                let terms = [
-                    Term { x: &xs, columns: part.clone(), w: w.slice(s![.., part]) },
-                    Term { x: &hs, columns: 0..5, w: b.view() },
-                ];
-                let near = |got: &Array2<f32>, want: &Array2<f64>| {
-                    let most = 1e-5 * (k as f64).sqrt().max(1.0);
-                    for (g, w) in got.iter().zip(want) {
-                        assert!((f64::from(*g) - w).abs() < most * w.abs().max(1.0), "{g}, not {w}: {n} {k} {j}");
-                    }
-                };
-                let mut y = Array2::from_elem((n, j), f32::NAN);
-                sum_of_products(&terms, &Finish::default(), y.view_mut());
-                near(&y, &plain);
-                let mut y = Array2::from_elem((n, j), f32::NAN);
-                let finish = Finish { scale: Some(&scale), bias: Some(&bias), add: false };
-                sum_of_products(&terms, &finish, y.view_mut());
-                let columns = |v: &[f32]| Array2::from_shape_fn((n, j), |(_, c)| f64::from(v[c]));
-                near(&y, &(&plain * &columns(&scale) + &columns(&bias)));
-                let mut y = y0.clone();
-                sum_of_products(&terms, &Finish { add: true, ..Finish::default() }, y.view_mut());
-                near(&y, &(plain + wide(y0.view())));
+                for lay_out in [Operand::new, Operand::plain] {
+                    let (xs, hs) = (lay_out(x.view(), Some(&gain)), lay_out(h.view(), None));
+                    let terms = [
+                        Term { x: &xs, columns: part.clone(), w: w.slice(s![.., part.clone()]) },
+                        Term { x: &hs, columns: 0..5, w: b.view() },
+                    ];
+                    let near = |got: &Array2<f32>, want: &Array2<f64>| {
+                        let most = 1e-5 * (k as f64).sqrt().max(1.0);
+                        for (g, w) in got.iter().zip(want) {
+                            assert!((f64::from(*g) - w).abs() < most * w.abs().max(1.0), "{g}, not {w}: {n} {k} {j}");
+                        }
+                    };
+                    let mut y = Array2::from_elem((n, j), f32::NAN);
+                    sum_of_products(&terms, &Finish::default(), y.view_mut());
+                    near(&y, &plain);
+                    let mut y = Array2::from_elem((n, j), f32::NAN);
+                    let finish = Finish { scale: Some(&scale), bias: Some(&bias), add: false };
+                    sum_of_products(&terms, &finish, y.view_mut());
+                    let columns = |v: &[f32]| Array2::from_shape_fn((n, j), |(_, c)| f64::from(v[c]));
+                    near(&y, &(&plain * &columns(&scale) + &columns(&bias)));
+                    let mut y = y0.clone();
+                    sum_of_products(&terms, &Finish { add: true, ..Finish::default() }, y.view_mut());
+                    near(&y, &(&plain + &wide(y0.view())));
+                }
             }
         }
     }
@@ -206,10 +213,12 @@ mod tests {
                     assert!((f64::from(*g) - w).abs() < most * w.abs().max(1.0), "{g}, not {w}: {n} {k} {j}");
                 }
             };
-            let mut y = Array2::from_elem((n, j), f32::NAN);
-            product_by_rows(&Operand::new(x.view(), None), w.view(), Some(&scale), y.view_mut());
             let want = wide(&x).dot(&wide(&w).t()) * Array2::from_shape_fn((n, j), |(_, c)| f64::from(scale[c]));
-            near(&y, &want, k);
+            for lay_out in [Operand::new, Operand::plain] {
+                let mut y = Array2::from_elem((n, j), f32::NAN);
+                product_by_rows(&lay_out(x.view(), None), w.view(), Some(&scale), y.view_mut());
+                near(&y, &want, k);
+            }
             let mut c = Array2::from_elem((j, k), f32::NAN);
             gather(v.view(), x.view(), c.view_mut());
             near(&c, &wide(&v).t().dot(&wide(&x)), n);

@@ -16,7 +16,7 @@ pub(super) fn gain(m: &[f32], n: &[f32]) -> Vec<f32> {
 /// Where the norms of a panel's rows come from.
 pub(super) enum Norms<'a> {
     Known(&'a [f32]),
-    From(Terms<'a>),
+    From(Box<Terms<'a>>),
 }
 
 /// A layer's base and magnitudes.

@@ -87,7 +87,7 @@ pub fn dora_linear_with(
                     n.expect_shape("dora", "norms", &[out])?;
                     cpu::Norms::Known(n.as_f32("dora")?)
                 }
-                Norms::From(base) => cpu::Norms::From(Terms::new(update, base, out)?),
+                Norms::From(base) => cpu::Norms::From(Box::new(Terms::new(update, base, out)?)),
             };
             let bias = linear::bias(bias, out)?;
             let layer = cpu::Layer { weight: weight.stored()?, m: magnitude.as_f32("dora")?, norms, bias };
