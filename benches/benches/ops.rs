@@ -1,5 +1,5 @@
-//! Operations at the layer shapes of SmolLM2-135M, 1,024 tokens as 4 documents of 256, rank 16: forward, and backward from a
-//! tape built beforehand. Throughput is FLOPs of matrix products ("elements") and bytes of operands and results, both as
+//! Operations at the layer shapes of SmolLM2-135M, 1,024 tokens as 4 documents of 256 (products of `f32` also 64), rank 16:
+//! forward, and backward from a tape built beforehand. Throughput is FLOPs of matrix products ("elements") and bytes of operands and results, both as
 //! `dora_tensor::profile` counts them in one call.
 //!
 //!     RAYON_NUM_THREADS=2 cargo bench -p dora-benches [NAME]
@@ -17,6 +17,7 @@ use dora_tensor::rng::Philox;
 use dora_tensor::{DType, DenseWeight, Nf4Options, Nf4Weight, Parameter, Role, Tensor, Weight, profile};
 
 const TOKENS: usize = 1024;
+const FEW: usize = 64;
 const RANK: usize = 16;
 const WIDTH: usize = 576;
 const VOCABULARY: usize = 49152;
@@ -41,9 +42,13 @@ type Group<'a> = BenchmarkGroup<'a, WallTime>;
 fn products(criterion: &mut Criterion) {
     for (out, inner) in LAYERS {
         for (name, weight) in weights(out, inner) {
-            let mut group = criterion.benchmark_group(format!("{name} {out}x{inner}"));
-            let (x, matrix) = (random(&[TOKENS, inner]), Matrix::Frozen(weight));
-            both(&mut group, &[TOKENS, out], || linear(&leaf(&x), &matrix, None).expect("the shapes agree"));
+            let matrix = Matrix::Frozen(weight);
+            for tokens in [TOKENS, FEW].into_iter().filter(|&tokens| tokens == TOKENS || name == "f32") {
+                let few = if tokens == FEW { ", 64 tokens" } else { "" };
+                let mut group = criterion.benchmark_group(format!("{name} {out}x{inner}{few}"));
+                let x = random(&[tokens, inner]);
+                both(&mut group, &[tokens, out], || linear(&leaf(&x), &matrix, None).expect("the shapes agree"));
+            }
         }
     }
 }

@@ -107,7 +107,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Bytes of a thread's stack, as the main thread has.
+/// Bytes of the stack of a thread of the pool, where commands run: those of a main thread.
 const STACK: usize = 8 << 20;
 
 fn fail(error: &anyhow::Error) -> ExitCode {
@@ -121,7 +121,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     if cli.threads == Some(0) {
         return Err(Usage("--threads is 0, expected at least 1".into()).into());
     }
-    // 0 is one a core. Deep models recurse on threads of the pool.
+    // 0 is one a core.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(cli.threads.unwrap_or(0)).stack_size(STACK);
     pool.build_global().context("starting threads")?;
     // On a thread of the pool: another one would sleep and wake at each of a step's thousands of parallel loops.

@@ -6,20 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use support::sweep::questions;
 use support::*;
-
-/// Questions, every second one with the answer true.
-fn questions(n: usize) -> Vec<Value> {
-    let things = ["red", "three", "blue", "seven", "green", "ten", "white", "five", "black", "two"];
-    let question = |i: usize| {
-        let answer = if i.is_multiple_of(2) { "true" } else { "false" };
-        json!({
-            "instruction": format!("Is {} a colour? ({})\n\nAnswer format: true/false", things[i % 10], i / 10),
-            "input": "", "output": format!("the correct answer is {answer}"), "answer": answer,
-        })
-    };
-    (0..n).map(question).collect()
-}
 
 fn score(data: &Path, more: &[&str]) -> Ran {
     let model = embedded();
@@ -33,7 +21,7 @@ fn lines(path: &Path) -> Vec<Value> {
 /// An adapter that has learned to say that all is true.
 fn trained(room: &Room, method: &str) -> PathBuf {
     let out = room.path(method);
-    let truths: Vec<Value> = questions(40).into_iter().step_by(2).collect();
+    let truths: Vec<Value> = questions(0, 40).into_iter().step_by(2).collect();
     let data = room.rows("train.jsonl", &truths);
     let options = ["--method", method, "--lr=1e-2", "--max-steps=20", "--rank=8", "--schedule=constant"];
     train(&embedded(), &data, &out, &options).good();
@@ -60,7 +48,7 @@ const FIGURES: [&str; 14] = [
 #[test]
 fn by_likelihood() {
     let room = Room::new();
-    let (data, out) = (room.rows("q.jsonl", &questions(23)), room.path("new folder/base.jsonl"));
+    let (data, out) = (room.rows("q.jsonl", &questions(0, 23)), room.path("new folder/base.jsonl"));
     let plain = score(&data, &[]).good().object();
     assert_eq!(keys(&plain), FIGURES);
     let object = score(&data, &["--output", shown(&out)]).good().object();
@@ -84,7 +72,7 @@ fn by_likelihood() {
     for (i, line) in lines.iter().enumerate() {
         assert_eq!(
             (&line["index"], &line["gold"], &line["parsed"]),
-            (&json!(i), &questions(23)[i]["answer"], &json!(true))
+            (&json!(i), &questions(0, 23)[i]["answer"], &json!(true))
         );
         let loss = |word: &str| line["losses"][word].as_f64().unwrap();
         let predicted = if loss("false") < loss("true") { "false" } else { "true" };
@@ -107,7 +95,7 @@ fn by_likelihood() {
 #[test]
 fn what_was_learned_is_said_in_both_ways() {
     let room = Room::new();
-    let (data, adapter) = (room.rows("q.jsonl", &questions(20)), trained(&room, "qdora"));
+    let (data, adapter) = (room.rows("q.jsonl", &questions(0, 20)), trained(&room, "qdora"));
     let by = |way: &str, more: &[&str]| {
         let out = room.path(&format!("{way}.jsonl"));
         let adapter = ["--adapter", shown(&adapter), "--nf4", "--by", way, "--output", shown(&out)];
@@ -145,8 +133,8 @@ fn what_was_learned_is_said_in_both_ways() {
 #[test]
 fn a_full_fine_tune_keeps_the_name_of_its_base() {
     let room = Room::new();
-    let (data, full) = (room.rows("q.jsonl", &questions(10)), room.path("full"));
-    let rows = room.rows("train.jsonl", &questions(10));
+    let (data, full) = (room.rows("q.jsonl", &questions(0, 10)), room.path("full"));
+    let rows = room.rows("train.jsonl", &questions(0, 10));
     train(&embedded(), &rows, &full, &["--method=full", "--max-steps=1"]).good();
     let of = |model: &Path, name: &str| {
         let (out, data) = (room.path(name), shown(&data));
@@ -183,7 +171,7 @@ fn rows_item_by_item() {
 #[test]
 fn questions_that_are_none() {
     let room = Room::new();
-    let mut bad = questions(3);
+    let mut bad = questions(0, 3);
     bad[2]["instruction"] = json!("Is it?");
     let data = room.rows("q.jsonl", &bad);
     let out = room.path("out.jsonl");
@@ -194,11 +182,11 @@ fn questions_that_are_none() {
     let rows = room.rows("rows.jsonl", &[json!({ "prompt": "a", "completion": "b" })]);
     let message = "found key `prompt`, expected `instruction`, `input`, `output` and `answer` only";
     refused(&score(&rows, &[]), 2, &format!("{}:1: {message}", shown(&rows)));
-    let good = room.rows("good.jsonl", &questions(3));
+    let good = room.rows("good.jsonl", &questions(0, 3));
     let long = room.rows(
         "long.jsonl",
         &[
-            questions(1),
+            questions(0, 1),
             vec![json!({
                 "instruction": format!("{}\nAnswer format: true/false", "Is it? ".repeat(200)),
                 "output": "the correct answer is true", "answer": "true",
@@ -219,7 +207,7 @@ fn questions_that_are_none() {
 #[test]
 fn options_that_do_not_fit() {
     let room = Room::new();
-    let data = room.rows("q.jsonl", &questions(3));
+    let data = room.rows("q.jsonl", &questions(0, 3));
     let (model, plain) = (embedded(), plain());
     let ran = dora(["eval", "--model", shown(&model), "--data", shown(&data), "--by=generation"]);
     assert!(ran.code == 2 && ran.err.contains("--task <TASK>"), "{}", ran.err);

@@ -9,6 +9,7 @@ use dora_models::checkpoint::{Checkpoint, CheckpointWriter, FileType, MAX_SHARD_
 use dora_models::nf4;
 use dora_tensor::{DType, Tensor};
 use serde_json::{Value, json};
+use support::sweep::Case;
 use support::*;
 
 const ADAPTER: &str = "adapter_model.safetensors";
@@ -222,21 +223,11 @@ fn methods_over_16_bits_need_16_bits() {
         }
         no_result(&out);
     }
-    let line = [
-        "sweep",
-        "--model",
-        shown(&folder),
-        "--data",
-        shown(&data),
-        "--eval-data",
-        shown(&data),
-        "--output",
-        shown(&out),
-    ];
-    let ran = dora(line.iter().chain(&["--methods=qlora,dora", "--ranks=2", "--max-steps=1"]));
+    let case = Case { model: folder.clone(), ..Case::of_rows() };
+    let ran = case.sweep(&["--methods=qlora,dora", "--ranks=2", "--max-steps=1"]);
     refused(&ran, 2, &message("dora"));
-    assert!(!out.join("runs").exists());
-    dora(line.iter().chain(&["--methods=qlora,qdora", "--ranks=2", "--max-steps=1"])).good();
+    assert!(!case.out("runs").exists());
+    case.sweep(&["--methods=qlora,qdora", "--ranks=2", "--max-steps=1"]).good();
 }
 
 /// A folder in 4 bits with layer `dense` as another folder holds it, in bf16.

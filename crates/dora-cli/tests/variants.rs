@@ -6,6 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use support::sweep::Case;
 use support::*;
 
 const ADAPTER: &str = "adapter_model.safetensors";
@@ -186,30 +187,16 @@ fn groups_of_the_optimizer() {
 
 #[test]
 fn in_a_sweep() {
-    let room = Room::new();
-    let (data, out) = (room.rows("rows.jsonl", &token_rows(12)), room.path("out"));
-    let model = plain();
-    let line = [
-        "sweep",
-        "--json",
-        "--model",
-        shown(&model),
-        "--data",
-        shown(&data),
-        "--eval-data",
-        shown(&data),
-        "--output",
-        shown(&out),
-    ];
+    let case = Case::of_rows();
     let methods = "--methods=dora,dora+init-magnitude=ones,dora+exact-norm-gradient,lora+loraplus-lr-ratio=16";
-    let object = dora(line.iter().chain(&[methods, "--ranks=2", "--max-steps=2"])).good().object();
+    let object = case.sweep(&["--json", methods, "--ranks=2", "--max-steps=2"]).good().object();
     let losses: Vec<&Value> = object["points"].as_array().unwrap().iter().map(|p| &p["eval_loss"]["mean"]).collect();
     assert_eq!(losses.len(), 4);
     assert!((0..4).all(|i| (0..i).all(|j| losses[i] != losses[j])), "{losses:?}");
-    let run = read_json(&out.join("runs/dora+init-magnitude=ones-r2-lr2e-4-s0/run.json"));
+    let run = read_json(&case.out("runs/dora+init-magnitude=ones-r2-lr2e-4-s0/run.json"));
     assert_eq!(run["settings"]["init_magnitude"], "ones");
     let text = "lora+exact-norm-gradient-r2-lr2e-4-s0: --exact-norm-gradient is for --method dora or qdora, which alone have a norm";
-    refused(&dora(line.iter().chain(&["--methods=lora+exact-norm-gradient", "--ranks=2"])), 2, text);
+    refused(&case.sweep(&["--json", "--methods=lora+exact-norm-gradient", "--ranks=2"]), 2, text);
 }
 
 #[test]

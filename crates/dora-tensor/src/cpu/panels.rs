@@ -201,49 +201,17 @@ mod tests {
     use super::super::matmul::tests::{SIZES, check, random};
     use super::*;
     use crate::rng::Philox;
-
-    struct Matrix(Array2<bf16>);
-
-    impl Stored for Matrix {
-        fn dim(&self) -> (usize, usize) {
-            self.0.dim()
-        }
-
-        fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
-            widen_rectangle(self.0.as_slice().unwrap(), self.0.ncols(), rows, columns, out);
-        }
-
-        fn in_place(&self) -> Option<&[f32]> {
-            None
-        }
-    }
-
-    /// The same, in `f32`.
-    struct Wide(Array2<f32>);
-
-    impl Stored for Wide {
-        fn dim(&self) -> (usize, usize) {
-            self.0.dim()
-        }
-
-        fn widen_into(&self, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
-            widen_rectangle(self.0.as_slice().unwrap(), self.0.ncols(), rows, columns, out);
-        }
-
-        fn in_place(&self) -> Option<&[f32]> {
-            self.0.as_slice()
-        }
-    }
+    use crate::{DType, DenseWeight, Tensor};
 
     #[test]
     fn stored_weights_multiply_as_their_widened_values() {
         let mut rng = Philox::new(2, 0);
         for (n, inner, out) in SIZES.into_iter().chain([(3, 3001, 173), (2, 97, 3002)]) {
-            let w = Matrix(random(&mut rng, (out, inner)).mapv(bf16::from_f32));
-            let wide = w.0.mapv(bf16::to_f32);
-            let stored: [&dyn Stored; 2] = [&w, &Wide(wide.clone())];
+            let wide = random(&mut rng, (out, inner)).mapv(|x| bf16::from_f32(x).to_f32());
+            let tensor = Tensor::of(wide.iter().copied().collect(), &[out, inner]);
+            let stored = [DType::BF16, DType::F32].map(|dtype| DenseWeight::new(tensor.to_dtype(dtype)).unwrap());
             let (x, dy) = (random(&mut rng, (n, inner)), random(&mut rng, (n, out)));
-            for w in stored {
+            for w in &stored {
                 let mut y = Array2::from_elem((n, out), f32::NAN);
                 matmul_stored_nt(x.view(), w, y.view_mut());
                 check(&y, &x, &wide.t().to_owned());

@@ -106,8 +106,12 @@ pub fn sum_of_products(
     mut y: ArrayViewMut2<f32>,
 ) {
     let (n, j) = y.dim();
-    let fits = |(x, columns, _): &(&Lanes, Range<usize>, _)| first + n <= x.n && columns.end <= x.k;
-    assert!(first.is_multiple_of(BLOCK) && terms.iter().all(fits), "terms of one size");
+    // Whole blocks, but for the last of x.
+    let whole =
+        |x: &Lanes| first.is_multiple_of(BLOCK) && (first + n == x.n || n.is_multiple_of(BLOCK) && first + n < x.n);
+    for (x, columns, w) in terms {
+        assert!(whole(x) && columns.end <= x.k && w.dim() == (j, columns.len()), "terms of one size");
+    }
     assert!([finish.scale, finish.bias].into_iter().flatten().all(|v| v.len() == j), "a value for each column");
     assert!(j <= 1 || y.strides()[1] == 1, "rows of y are contiguous");
     scratch(j * BLOCK, |sums| {
@@ -172,7 +176,7 @@ struct Spread {
 }
 
 /// Sums (J, 16·V) of J rows of w times `depth` rows of x, each row of both a stride behind the one before; in place of what
-/// `sums` holds, or in addition to it.
+/// `sums` holds, or added to it: a sum of parts loses fewer digits than one long one.
 ///
 /// # Safety
 /// `w` has to be readable for J rows and `depth` columns, `x` for `depth` rows of 16·V floats, and `sums` to have J of them.
@@ -190,13 +194,6 @@ unsafe fn tile<const J: usize, const V: usize>(
     let mut sum = [[_mm512_setzero_ps(); V]; J];
     // SAFETY: all within what the caller answers for; a prefetch reads nothing.
     unsafe {
-        if add {
-            for (j, sum) in sum.iter_mut().enumerate() {
-                for (v, sum) in sum.iter_mut().enumerate() {
-                    *sum = _mm512_loadu_ps(sums.add(j * sums_stride + v * LANES));
-                }
-            }
-        }
         for i in 0..depth {
             let w = w.offset(i as isize * along);
             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_offset(AHEAD * along).cast());
@@ -213,7 +210,8 @@ unsafe fn tile<const J: usize, const V: usize>(
         }
         for (j, sum) in sum.iter().enumerate() {
             for (v, &sum) in sum.iter().enumerate() {
-                _mm512_storeu_ps(sums.add(j * sums_stride + v * LANES), sum);
+                let to = sums.add(j * sums_stride + v * LANES);
+                _mm512_storeu_ps(to, if add { _mm512_add_ps(_mm512_loadu_ps(to), sum) } else { sum });
             }
         }
     }
