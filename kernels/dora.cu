@@ -1,10 +1,9 @@
 // DoRA over the rows t of a batch: y = g ⊙ (z + s·low) + b, and back (Liu et al., 2024; the norm counts as a constant, §4.3).
 //
-// z (rows, out) = x·Wᵀ and low (rows, out) = h·Bᵀ of T come from matrix products. m, n, b (out) are f32, b may be missing;
-// g = m/n, and 1 where n is 0. With dropout (as PEFT), base = x·Wᵀ and z = x̃·Wᵀ: y = base + (g − 1) ⊙ z + g ⊙ s·low + b.
+// z (rows, out) = x·Wᵀ of T comes from a matrix product, y from low_rank.cu. m, n, b (out) are f32, b may be missing; g = m/n, and 1
+// where n is 0. With dropout (as PEFT), base = x·Wᵀ, z = x̃·Wᵀ and low = h·Bᵀ: y = base + (g − 1) ⊙ z + g ⊙ s·low + b.
 //
-//   dora_compose           y, which may be z                                                       3 elements of traffic
-//   dora_compose_dropout   y, which may be base, and z + s·low in z                                5
+//   dora_compose_dropout   y, which may be base, and z + s·low in z                     5 elements of traffic
 //   dora_backward          dz = g ⊙ dy, which may be dy; where asked for, rest = (g − 1) ⊙ dy, dropout's straight way through W;
 //                          sums of dy ⊙ (v − b) over 64 rows each, v = y, or z + s·low with dropout (and no b)   3 (4)
 //   dora_magnitude         dm = Σ / m where v = y, Σ / n where v = z + s·low; 0 where n is 0
@@ -64,18 +63,6 @@ __device__ __forceinline__ void walk(int rows, int width, const T* const (&opera
             if (row + k * WARPS < end) step(size_t(row + k * WARPS) * width + column, x[k]);
         }
     }
-}
-
-template <int W, class T>
-__device__ void compose(const T* z, const T* low, float s, const float* m, const float* n, const float* bias, T* y, int rows, int width) {
-    float gain[W], shift[W];
-    columns(m, n, bias, width, gain, shift);
-    walk<W>(rows, width, {z, low}, [&](size_t at, float (&x)[2][W]) {
-#pragma unroll
-        for (int i = 0; i < W; i++) x[0][i] = gain[i] * (x[0][i] + s * x[1][i]) + shift[i];
-        store(y + at, x[0]);
-        flops(4 * W);
-    });
 }
 
 template <int W, class T>
@@ -146,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(256) dora_magnitude_f32(float* dm, 
 
 // A block looks at 32 columns; for one that vanished, warps take rows and lanes elements of x and h.
 template <class T>
-__device__ void vanished_columns(float* dm, const T* dy, const T* x, const T* h, const T* w, const T* b, const float* m, const float* n,
+__device__ void vanished_columns(float* dm, const T* dy, const T* x, const T* h, const T* w, const float* b, const float* m, const float* n,
     float s, int rows, int inner, int rank, int width) {
     const int lane = threadIdx.x % 32, own = blockIdx.x * 32 + lane;
     bool has_vanished = false;
@@ -164,7 +151,7 @@ __device__ void vanished_columns(float* dm, const T* dy, const T* x, const T* h,
                 straight += to_f32(ld(x + size_t(row) * inner + i)) * to_f32(ld_reused(w + size_t(o) * inner + i));
             }
             for (int i = lane; i < rank; i += 32) {
-                update += to_f32(ld(h + size_t(row) * rank + i)) * to_f32(ld_reused(b + size_t(o) * rank + i));
+                update += to_f32(ld(h + size_t(row) * rank + i)) * ld_reused(b + size_t(o) * rank + i);
             }
             sum += to_f32(ld_reused(dy + size_t(row) * width + o)) * (straight + s * update);
         }
@@ -173,16 +160,6 @@ __device__ void vanished_columns(float* dm, const T* dy, const T* x, const T* h,
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) dora_compose_f32(const float* z, const float* low, float s, const float* m,
-    const float* n, const float* bias, float* y, int rows, int width) {
-    width % PER16<float> == 0 ? compose<PER16<float>>(z, low, s, m, n, bias, y, rows, width)
-                              : compose<1>(z, low, s, m, n, bias, y, rows, width);
-}
-extern "C" __global__ void __launch_bounds__(256) dora_compose_bf16(const bf16* z, const bf16* low, float s, const float* m,
-    const float* n, const float* bias, bf16* y, int rows, int width) {
-    width % PER16<bf16> == 0 ? compose<PER16<bf16>>(z, low, s, m, n, bias, y, rows, width)
-                             : compose<1>(z, low, s, m, n, bias, y, rows, width);
-}
 extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_f32(const float* base, const float* low, float s,
     const float* m, const float* n, const float* bias, float* z, float* y, int rows, int width) {
     width % PER16<float> == 0 ? compose_dropout<PER16<float>>(base, low, s, m, n, bias, z, y, rows, width)
@@ -208,6 +185,6 @@ extern "C" __global__ void __launch_bounds__(256) dora_vanished_f32(float* dm, c
     vanished_columns(dm, dy, x, h, w, b, m, n, s, rows, inner, rank, width);
 }
 extern "C" __global__ void __launch_bounds__(256) dora_vanished_bf16(float* dm, const bf16* dy, const bf16* x, const bf16* h, const bf16* w,
-    const bf16* b, const float* m, const float* n, float s, int rows, int inner, int rank, int width) {
+    const float* b, const float* m, const float* n, float s, int rows, int inner, int rank, int width) {
     vanished_columns(dm, dy, x, h, w, b, m, n, s, rows, inner, rank, width);
 }

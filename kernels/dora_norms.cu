@@ -1,10 +1,10 @@
 // Norms of the rows o of W + sBA without forming it, and what else DoRA does once for a weight instead of once for a batch.
 //
 //   dora_row_norms_squared  Σ_i W_oi², once when the adapter goes on.                  T: 1 element of traffic, 1 FMA
-//   dora_norms              n_o² = ‖W_o‖² + 2s·Σ_k B_ok U_ko + s²·Σ_k B_ok (B_o·G)_k, clamped at 0; once per optimizer step.
+//   dora_norms              n_o² = ‖W_o‖² + 2s·Σ_k B_ok U_ok + s²·Σ_k B_ok (B_o·G)_k, clamped at 0; once per optimizer step.
 //   dora_merge              w_o ← w_o · m_o/‖w_o‖ (unchanged where the norm is 0), w = W + sBA already formed.
 //
-// W (out, in) of T; A (r, in), B (out, r), U = A·Wᵀ (r, out) and G = A·Aᵀ (r, r) of f32, from matrix products; n (out).
+// W (out, in) of T; A (r, in), B (out, r), U = W·Aᵀ (out, r) and G = A·Aᵀ (r, r) of f32, from low_rank.cu; n (out).
 // Every output is overwritten. Sums over the rank are f64: the terms may cancel. Where the sum is below 1 % of the sizes of its
 // terms, f32 rounding of U and G would show, and the block computes those rows from W's row and B·A's, in f64, a strip of
 // elements a thread, never a dense matrix. (The same rule as in crates/dora-tensor/src/ops/dora/norms.rs.)
@@ -68,9 +68,9 @@ __device__ void norms(float* n, const float* base, const float* cross, const flo
             for (int i = warp; i < 32; i += WARPS) {
                 gs[i][lane] = j + i < rank && k + lane < rank ? ld_reused(gram + size_t(j + i) * rank + k + lane) : 0.0f;
             }
-            for (int i = threadIdx.x; j == 0 && i < 32 * TILE; i += 32 * WARPS) {
-                const int row = i / TILE, o = first + i % TILE;
-                us[row][i % TILE] = k + row < rank && o < out ? ld(cross + size_t(k + row) * out + o) : 0.0f;
+            for (int i = warp; j == 0 && i < TILE; i += WARPS) {
+                const bool inside = first + i < out && k + lane < rank;
+                us[lane][i] = inside ? ld(cross + size_t(first + i) * rank + k + lane) : 0.0f;
             }
             __syncthreads();
             for (int i = 0; i < 32; i++) {

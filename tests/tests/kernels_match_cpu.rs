@@ -15,7 +15,7 @@ fn kernels_agree_with_the_cpu_and_none_is_left_out() {
     for seed in [1, 2] {
         let host = Arc::new(HostDriver::new(seed).expect("a C++ compiler is on this machine"));
         let driver: Arc<dyn Driver> = host.clone();
-        let checks = checks::all(&driver, Size::SMALL, seed).unwrap();
+        let checks = checks::all(&driver, Size::SMALL, seed, |_| ()).unwrap();
         assert!(checks.len() > 60, "{} checks", checks.len());
         let missed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
         assert!(missed.is_empty(), "{missed:#?}");

@@ -6,7 +6,7 @@ use crate::speed::Speed;
 use crate::steps::Step;
 
 /// Kernels that have to reach `SHARE` of the copy.
-const KERNELS: [&str; 3] = ["nf4_dequantize_bf16", "dora_compose_bf16", "dora_backward_bf16"];
+const KERNELS: [&str; 3] = ["nf4_dequantize_bf16", "low_rank_compose_bf16", "dora_backward_bf16"];
 const SHARE: f64 = 0.8;
 /// Most that a DoRA step may take of a LoRA step.
 const OVER_LORA: f64 = 1.05;

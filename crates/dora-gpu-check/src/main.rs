@@ -54,9 +54,9 @@ fn main() -> Result<ExitCode> {
         record[key] = value;
         fs::write(&path, format!("{record:#}\n")).with_context(|| format!("writing {}", path.display()))
     };
-    let mut checked = checks::all(&driver, Size::SMALL, 1)?;
-    checked.extend(checks::all(&driver, Size::LARGE, 2)?);
-    print_checks(&checked);
+    println!("\n{:<44} {:<6} {:>9} {:>9}", "against the CPU", "in", "off by", "allowed");
+    let mut checked = checks::all(&driver, Size::SMALL, 1, print_check)?;
+    checked.extend(checks::all(&driver, Size::LARGE, 2, print_check)?);
     add("checks", json!(checked))?;
     let (ceilings, speeds) = speed::all(&driver, &Sizes::LARGE)?;
     print_speeds(&ceilings, &speeds);
@@ -65,9 +65,8 @@ fn main() -> Result<ExitCode> {
     let setups: Vec<&Setup> = SETUPS.iter().filter(|setup| args.steps.iter().any(|name| name == setup.shape)).collect();
     let mut steps = Vec::new();
     for setup in &setups {
-        let measured = programs.measure(setup)?;
-        print_steps(setup, &measured);
-        steps.extend(measured);
+        print_setup(setup);
+        steps.extend(programs.measure(setup, print_step)?);
         add("steps", json!(steps))?;
     }
     let floors = floors::all(&speeds, &steps, &setups.iter().map(|setup| setup.shape).collect::<Vec<_>>());
@@ -79,13 +78,10 @@ fn main() -> Result<ExitCode> {
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_checks(checks: &[Check]) {
-    println!("\n{:<44} {:<6} {:>9} {:>9}", "against the CPU", "in", "off by", "allowed");
-    for check in checks {
-        let verdict = if check.passed() { "" } else { "  FAILED" };
-        let Check { name, activations, error, tolerance } = check;
-        println!("{name:<44} {activations:<6} {error:>9.1e} {tolerance:>9.1e}{verdict}");
-    }
+fn print_check(check: &Check) {
+    let verdict = if check.passed() { "" } else { "  FAILED" };
+    let Check { name, activations, error, tolerance } = check;
+    println!("{name:<44} {activations:<6} {error:>9.1e} {tolerance:>9.1e}{verdict}");
 }
 
 fn print_speeds(ceilings: &Ceilings, speeds: &[Speed]) {
@@ -98,17 +94,18 @@ fn print_speeds(ceilings: &Ceilings, speeds: &[Speed]) {
     }
 }
 
-fn print_steps(setup: &Setup, steps: &[Step]) {
+fn print_setup(setup: &Setup) {
     let Setup { shape, batch_size, tokens, checkpointing } = setup;
     let again = if *checkpointing { ", activations computed again" } else { "" };
     println!("\n{shape}, {batch_size} rows of {tokens} tokens, rank 16, all linear layers{again}");
-    for Step { program, method, seconds, tokens_per_s, reason, .. } in steps {
-        match (seconds, tokens_per_s, reason) {
-            (Some(seconds), Some(speed), _) => {
-                println!("{program:<5} {method:<6} {seconds:>8.3} s {speed:>9.0} tokens/s")
-            }
-            (_, _, reason) => println!("{program:<5} {method:<6} not measured: {}", reason.as_deref().unwrap_or("")),
+}
+
+fn print_step(Step { program, method, seconds, tokens_per_s, reason, .. }: &Step) {
+    match (seconds, tokens_per_s, reason) {
+        (Some(seconds), Some(speed), _) => {
+            println!("{program:<5} {method:<6} {seconds:>8.3} s {speed:>9.0} tokens/s")
         }
+        (_, _, reason) => println!("{program:<5} {method:<6} not measured: {}", reason.as_deref().unwrap_or("")),
     }
 }
 

@@ -67,8 +67,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Steps of every method, by `dora` and by PEFT.
-    pub fn measure(&self, setup: &Setup) -> Result<Vec<Step>> {
+    /// Steps of every method, by `dora` and by PEFT; `report` is told of each.
+    pub fn measure(&self, setup: &Setup, report: fn(&Step)) -> Result<Vec<Step>> {
         let model = self.work.join(setup.shape);
         if !model.join("config.json").exists() {
             synth::checkpoint(setup.shape, &model, 0)?;
@@ -86,7 +86,9 @@ impl Programs {
                     Err(error) => (None, Some(format!("{error:#}"))),
                 };
                 let tokens_per_s = seconds.map(|seconds| tokens / seconds);
-                steps.push(Step { shape: setup.shape, program, method, seconds, tokens_per_s, reason });
+                let step = Step { shape: setup.shape, program, method, seconds, tokens_per_s, reason };
+                report(&step);
+                steps.push(step);
             }
         }
         Ok(steps)

@@ -168,25 +168,15 @@ impl Call {
     }
 
     fn pointer(mut self, name: &'static str, view: View<'_>, expected: usize) -> Self {
-        let View { driver, address, len: found, element } = view;
-        let kernel = self.kernel.name;
-        self.owners.push((name, identity(driver)));
+        self.owners.push((name, identity(view.driver)));
         let fixed = match self.kernel.parameters.get(self.args.len()) {
             Some((_, Kind::Of(fixed))) => Some(*fixed),
             _ => None,
         };
-        let wanted = fixed.unwrap_or(self.element);
-        if element != wanted {
-            self.blame(Error::Element { kernel, operand: name, found: element, expected: wanted.to_string() });
-        } else if found != expected {
-            self.blame(Error::Length { kernel, operand: name, found, expected });
-        } else if !address.is_multiple_of(16) {
-            self.blame(Error::argument(
-                kernel,
-                format!("{name} starts at {address:#x}, expected a multiple of 16 bytes"),
-            ));
+        if let Err(error) = check(self.kernel.name, name, view, fixed.unwrap_or(self.element), expected) {
+            self.blame(error);
         }
-        self.push(name, fixed.map_or(Kind::Own, Kind::Of), Arg::Pointer(address))
+        self.push(name, fixed.map_or(Kind::Own, Kind::Of), Arg::Pointer(view.address))
     }
 
     fn push(mut self, name: &'static str, kind: Kind, arg: Arg) -> Self {
@@ -199,4 +189,26 @@ impl Call {
     fn blame(&mut self, error: Error) {
         self.wrong.get_or_insert(error);
     }
+}
+
+/// Refuses an operand that is not `expected` elements of a type, aligned to 16 bytes.
+pub(crate) fn check(
+    kernel: &'static str,
+    operand: &'static str,
+    view: View<'_>,
+    wanted: Element,
+    expected: usize,
+) -> Result<()> {
+    let View { address, len: found, element, .. } = view;
+    if element != wanted {
+        return Err(Error::Element { kernel, operand, found: element, expected: wanted.to_string() });
+    }
+    if found != expected {
+        return Err(Error::Length { kernel, operand, found, expected });
+    }
+    if !address.is_multiple_of(16) {
+        let text = format!("{operand} starts at {address:#x}, expected a multiple of 16 bytes");
+        return Err(Error::argument(kernel, text));
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ pub mod host;
 mod kernel;
 pub mod launch;
 mod pool;
+mod timed;
 
 pub use buffer::{Buffer, View, ViewMut};
 pub use driver::{Address, Arg, Driver, Event, Shape};
@@ -19,3 +20,4 @@ pub use error::{Error, Result};
 pub use gemm::{Gemm, Operand, gemm};
 pub use kernel::{Kernel, Kind, Parameter};
 pub use pool::Pool;
+pub use timed::{Timed, Work};

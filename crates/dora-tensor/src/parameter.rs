@@ -85,11 +85,17 @@ impl Parameter {
         self.0.version.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Changes the value in place, wherever it is.
-    pub(crate) fn change(&self, f: impl FnOnce(&mut Tensor) -> Result<()>) -> Result<()> {
-        let mut value = self.0.value.write().expect("no update panicked");
-        f(&mut value)?;
-        self.0.version.fetch_add(1, Ordering::AcqRel);
+    /// Changes the values of several parameters, no two the same, in place, wherever they are.
+    pub(crate) fn change_together(
+        parameters: &[&Parameter],
+        f: impl FnOnce(Vec<&mut Tensor>) -> Result<()>,
+    ) -> Result<()> {
+        let locked = parameters.iter().map(|parameter| parameter.0.value.write().expect("no update panicked"));
+        let mut values: Vec<_> = locked.collect();
+        f(values.iter_mut().map(|value| &mut **value).collect())?;
+        for parameter in parameters {
+            parameter.0.version.fetch_add(1, Ordering::AcqRel);
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! AdamW over parameters in groups by role: matrices decay, and the B of a low-rank update may have its own learning rate (LoRA+,
 //! Hayou et al., 2024, arXiv 2402.12354); vectors do not decay; DoRA's magnitudes have their own learning rate and do not decay. Before a step the gradients' common norm is clipped as PyTorch's `clip_grad_norm_` does it.
 
-use dora_tensor::ops::{AdamW, Clip, Figures, Moments};
+use dora_tensor::ops::{AdamW, Clip, Figures, Moments, Update, adamw};
 use dora_tensor::{Parameter, Role, Tensor};
 
 use crate::error::{Error, Result};
@@ -40,22 +40,27 @@ impl Optimizer {
     /// Makes a step with the gradients that have come together in passes with those losses, at learning rates times `factor`, and
     /// gives loss and norm. A parameter without a gradient stays. Where loss or norm is not finite, nothing changes.
     pub fn step(&mut self, losses: &[Tensor], factor: f64) -> Result<Figures> {
-        let present = |(slot, parameter): (usize, &Parameter)| Some((slot, parameter.take_gradient()?));
-        let taken = self.slots.iter().map(|(parameter, _)| parameter).enumerate().filter_map(present);
-        let (slots, gradients): (Vec<usize>, Vec<Tensor>) = taken.unzip();
-        let clip = Clip::new(losses, &gradients, self.options.max_grad_norm)?;
+        let gradients: Vec<Option<Tensor>> =
+            self.slots.iter().map(|(parameter, _)| parameter.take_gradient()).collect();
+        let present: Vec<Tensor> = gradients.iter().flatten().cloned().collect();
+        let clip = Clip::new(losses, &present, self.options.max_grad_norm)?;
         let OptimizerOptions { lr, lr_b, lr_magnitude, weight_decay, magnitudes_decay, .. } = self.options;
-        for (slot, gradient) in slots.into_iter().zip(&gradients) {
-            let (parameter, moments) = &mut self.slots[slot];
-            let (lr, weight_decay) = match parameter.role() {
+        let step = self.step + 1;
+        let settings = |role: Role| {
+            let (lr, weight_decay) = match role {
                 Role::Matrix => (lr, weight_decay),
                 Role::LowRankB => (lr_b, weight_decay),
                 Role::Vector => (lr, 0.0),
                 Role::Magnitude => (lr_magnitude, if magnitudes_decay { weight_decay } else { 0.0 }),
             };
-            let settings = AdamW { lr: lr * factor, weight_decay, betas: [0.9, 0.999], eps: 1e-8, step: self.step + 1 };
-            settings.update(parameter, gradient, moments, &clip)?;
+            AdamW { lr: lr * factor, weight_decay, betas: [0.9, 0.999], eps: 1e-8, step }
+        };
+        let mut updates = Vec::with_capacity(present.len());
+        for ((parameter, moments), gradient) in self.slots.iter_mut().zip(&gradients) {
+            let Some(gradient) = gradient else { continue };
+            updates.push(Update { settings: settings(parameter.role()), parameter, gradient, moments });
         }
+        adamw(&mut updates, &clip)?;
         // A device is asked once, when all of the step is queued.
         let figures = clip.figures()?;
         for (what, value) in [("the loss", figures.loss), ("the gradients' norm", figures.norm)] {
@@ -63,7 +68,7 @@ impl Optimizer {
                 return Err(Error::NotFinite { what, value });
             }
         }
-        self.step += 1;
+        self.step = step;
         Ok(figures)
     }
 }

@@ -10,6 +10,9 @@ use super::nvcc::Toolkit;
 
 const LOAD: &str = "LDG.E.128";
 const STORE: &str = "STG.E.128";
+// By addresses from a table, of which the compiler does not know that they are of global memory.
+const LOAD_BY_TABLE: &str = "LD.E.128";
+const STORE_BY_TABLE: &str = "ST.E.128";
 const COPY: &str = "LDGSTS.E.128"; // cp.async
 const MATRIX_LOAD: &str = "LDSM.M88.4";
 const PRODUCT: &str = "HMMA.16816.F32.BF16";
@@ -18,8 +21,8 @@ const PRODUCT: &str = "HMMA.16816.F32.BF16";
 type Expected = (&'static str, &'static str, &'static [&'static str]);
 
 /// Modules and what is expected of them.
-const EXPECTED: [(&str, &[Expected]); 16] = [
-    ("adamw", &[("adamw", "", &[LOAD, STORE])]),
+const EXPECTED: [(&str, &[Expected]); 17] = [
+    ("adamw", &[("adamw", "", &[LOAD_BY_TABLE, STORE_BY_TABLE]), ("sum_of_squares", "", &[LOAD_BY_TABLE])]),
     ("attention", &[("attention_forward", "_bf16", &[COPY, MATRIX_LOAD, PRODUCT, STORE])]),
     (
         "attention_backward",
@@ -38,7 +41,7 @@ const EXPECTED: [(&str, &[Expected]); 16] = [
             ("cross_entropy_losses", "", &[LOAD]),
         ],
     ),
-    ("dora", &[("dora_compose", "", &[LOAD, STORE]), ("dora_backward", "", &[LOAD, STORE])]),
+    ("dora", &[("dora_compose_dropout", "", &[LOAD, STORE]), ("dora_backward", "", &[LOAD, STORE])]),
     ("dora_norms", &[("dora_row_norms_squared", "", &[LOAD])]),
     ("dropout", &[("dropout", "", &[LOAD, STORE])]),
     (
@@ -49,10 +52,18 @@ const EXPECTED: [(&str, &[Expected]); 16] = [
             ("scatter_rows", "", &[LOAD, STORE]),
         ],
     ),
+    (
+        "low_rank",
+        &[
+            ("low_rank_project", "_bf16", &[LOAD, PRODUCT]),
+            ("low_rank_cross", "_bf16", &[LOAD, PRODUCT]),
+            ("low_rank_compose", "_bf16", &[LOAD, PRODUCT, STORE]),
+        ],
+    ),
     ("nf4", &[("nf4_dequantize", "", &[LOAD, STORE]), ("nf4_quantize", "", &[LOAD])]),
     ("nf4_product", &[("nf4_product", "_bf16", &[LOAD, PRODUCT])]),
     ("pointwise", &[("", "", &[LOAD, STORE])]),
-    ("reduce", &[("column_parts", "", &[LOAD, STORE]), ("sum_of_squares", "", &[LOAD])]),
+    ("reduce", &[("column_parts", "", &[LOAD, STORE])]),
     ("rms_norm", &[("rms_norm", "", &[LOAD, STORE])]),
     ("rope", &[("rope", "", &[LOAD, STORE])]),
     ("swiglu", &[("swiglu", "", &[LOAD, STORE])]),

@@ -9,10 +9,13 @@ use anyhow::{Context, Result, bail};
 /// What a kernel may use; kernels that are not named have `DEFAULT`. Registers bound how many warps live on a multiprocessor of
 /// 65,536: with 64 a thread there are 32 of at most 48 to 64, enough to keep memory busy. Products on tensor cores hold their sums
 /// in registers, and need few warps.
-const BUDGETS: [(&str, Budget); 4] = [
+const BUDGETS: [(&str, Budget); 7] = [
     ("attention_dkv_128", Budget { registers: 248, shared: 1024 }),
     ("attention_forward_128", Budget { registers: 216, shared: 1024 }),
     ("attention_", Budget { registers: 184, shared: 1024 }),
+    ("low_rank_compose_bf16", Budget { registers: 128, shared: 1024 }),
+    ("low_rank_cross_bf16", Budget { registers: 128, shared: 1024 }),
+    ("low_rank_project_bf16", Budget { registers: 128, shared: 1024 }),
     ("dora_norms", Budget { registers: 128, shared: 24 * 1024 }),
 ];
 const DEFAULT: Budget = Budget { registers: 64, shared: 16 * 1024 };

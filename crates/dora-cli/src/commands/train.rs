@@ -105,9 +105,6 @@ pub fn prepare(args: &Args, device: Device) -> Result<()> {
         let text = format!("--exact-norm-gradient is computed on the CPU, expected none with --device {device}");
         return Err(Usage(text).into());
     }
-    if args.profile && device != Device::Cpu {
-        return Err(Usage(format!("--profile times the CPU, expected none with --device {device}")).into());
-    }
     ensure_writable_dir(&args.output).map_err(|e| Usage(format!("--output: {e}")))?;
     let read = [("base model", Some(&args.model)), ("initial adapter", args.init_adapter.as_ref())];
     for (what, folder) in read.into_iter().filter_map(|(what, folder)| Some((what, folder?))) {
@@ -172,11 +169,11 @@ pub fn train_on(
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
     if args.profile {
-        dora_tensor::profile::start();
+        Profile::start(base.device);
     }
     let loop_start = Instant::now();
     let ended = run_loop(&objective, &trained.parameters, data, &plan, held_out, &options, &mut watch);
-    let profile = args.profile.then(|| Profile::take(loop_start.elapsed().as_secs_f64()));
+    let profile = args.profile.then(|| Profile::take(base.device, loop_start.elapsed().as_secs_f64())).transpose()?;
     watch.finish();
     // What the steps handed on would lie beside the copies that saving makes.
     dora_tensor::cpu::release_buffers();

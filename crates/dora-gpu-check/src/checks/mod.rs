@@ -54,12 +54,12 @@ impl Check {
     }
 }
 
-/// All checks on a driver, with activations of f32 and of bf16.
-pub fn all(driver: &Arc<dyn Driver>, size: Size, seed: u64) -> Result<Vec<Check>> {
+/// All checks on a driver, with activations of f32 and of bf16; `report` is told of each.
+pub fn all(driver: &Arc<dyn Driver>, size: Size, seed: u64, report: fn(&Check)) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for (activations, tolerance) in TOLERANCES {
         let gpu = Cuda::new(driver.device(), driver.clone(), activations);
-        let mut suite = Suite { driver: driver.clone(), gpu, size, seed, tolerance, checks: Vec::new() };
+        let mut suite = Suite { driver: driver.clone(), gpu, size, seed, tolerance, report, checks: Vec::new() };
         operations::run(&mut suite)?;
         bits::run(&mut suite)?;
         checks.append(&mut suite.checks);
@@ -74,6 +74,7 @@ struct Suite {
     size: Size,
     seed: u64,
     tolerance: f64,
+    report: fn(&Check),
     checks: Vec<Check>,
 }
 
@@ -81,6 +82,8 @@ struct Suite {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Activation,
+    /// Activations whose products with rows of normal draws have a deviation of 2, as logits have.
+    Hidden,
     Trained,
     /// Trained, and about the norm of a row of W: y and b in bf16 leave little of (y − b)/m where m is far smaller.
     Magnitude,
@@ -107,7 +110,9 @@ impl Suite {
 
     fn push(&mut self, name: &str, error: f64, tolerance: f64) {
         let activations = self.gpu.activations().to_string();
-        self.checks.push(Check { name: name.to_owned(), activations, error, tolerance });
+        let check = Check { name: name.to_owned(), activations, error, tolerance };
+        (self.report)(&check);
+        self.checks.push(check);
     }
 
     /// Compares the result of `f` and its gradient by every input. Activations are rows of a trained table, so that they have a
@@ -118,18 +123,26 @@ impl Suite {
         inputs: &[(Kind, &[usize])],
         f: impl Fn(Device, &[Tensor]) -> dora_tensor::Result<Tensor>,
     ) -> Result<()> {
+        let value = |(i, (kind, shape)): (usize, &(Kind, &[usize]))| -> Result<Tensor> {
+            let drawn = self.normal(i as u64, shape);
+            Ok(match kind {
+                Kind::Activation => self.rounded(&drawn),
+                Kind::Hidden => self.rounded(&scaled(&drawn, 2.0 / (self.size.width as f32).sqrt())?),
+                Kind::Trained => drawn,
+                Kind::Magnitude => self.about_norm(&drawn)?,
+            })
+        };
+        let values = inputs.iter().enumerate().map(value).collect::<Result<Vec<_>>>()?;
         let run = |device: Device| -> Result<Vec<Vec<f32>>> {
             let (mut parameters, mut leaves) = (Vec::new(), Vec::new());
-            for (i, (kind, shape)) in inputs.iter().enumerate() {
-                let drawn = self.normal(i as u64, shape);
-                let value = match kind {
-                    Kind::Activation => self.rounded(&drawn),
-                    Kind::Trained => drawn,
-                    Kind::Magnitude => self.about_norm(&drawn)?,
-                };
-                let parameter = Parameter::new(format!("input {i}"), Role::Matrix, value.to_device(device)?)?;
+            for (i, ((kind, shape), value)) in inputs.iter().zip(&values).enumerate() {
+                // Each run has parameters of its own.
+                let value = Tensor::from_vec(value.to_vec(), shape)?.to_device(device)?;
+                let parameter = Parameter::new(format!("input {i}"), Role::Matrix, value)?;
                 leaves.push(match kind {
-                    Kind::Activation => embedding(&(0..shape[0] as u32).collect::<Vec<_>>(), &parameter.tensor())?,
+                    Kind::Activation | Kind::Hidden => {
+                        embedding(&(0..shape[0] as u32).collect::<Vec<_>>(), &parameter.tensor())?
+                    }
                     Kind::Trained | Kind::Magnitude => parameter.tensor(),
                 });
                 parameters.push(parameter);
@@ -154,6 +167,11 @@ impl Suite {
         self.push(name, error, self.tolerance);
         Ok(())
     }
+}
+
+/// x times a factor.
+fn scaled(x: &Tensor, by: f32) -> dora_tensor::Result<Tensor> {
+    Tensor::from_vec(x.to_vec().iter().map(|x| by * x).collect(), x.shape())
 }
 
 /// The elements of a tensor on any device.

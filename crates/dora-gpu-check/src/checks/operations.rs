@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use dora_kernels::launch::{parts_of_squares, sum_of_squares};
-use dora_kernels::{Buffer, Element};
 use dora_tensor::ops::{
     AdamW, AttentionShape, Clip, Documents, Dropout, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable, attention,
     attention_cached, cross_entropy, dora_linear, dora_norms, dropout, embedding, linear, lora_linear, losses_at,
@@ -13,7 +11,7 @@ use dora_tensor::ops::{
 use dora_tensor::rng::Stream;
 use dora_tensor::{DType, DenseWeight, Device, Nf4Options, Nf4Weight, Parameter, Role, Tensor, Weight, no_grad};
 
-use super::Kind::{Activation, Magnitude, Trained};
+use super::Kind::{Activation, Hidden, Magnitude, Trained};
 use super::{Suite, difference, host};
 
 const RANK: usize = 8;
@@ -158,7 +156,7 @@ fn tables(suite: &mut Suite) -> Result<()> {
         suite.push(&format!("embedding from {dtype}"), error, suite.tolerance);
     }
     let targets: Vec<i32> = (0..rows as i32).map(|i| if i % 3 == 0 { -100 } else { i * 31 % vocab as i32 }).collect();
-    let hidden: (_, &[usize]) = (Activation, &[rows, width]);
+    let hidden: (_, &[usize]) = (Hidden, &[rows, width]);
     suite.agree("cross_entropy, trained head", &[hidden, (Trained, &[vocab, width])], |_, t| {
         cross_entropy(&t[0], &Matrix::Trained(t[1].clone()), &targets, 31.0)
     })?;
@@ -220,20 +218,5 @@ fn updates(suite: &mut Suite) -> Result<()> {
     for (name, (found, expected)) in ["adamw", "norms of gradients"].iter().zip(found.iter().zip(&expected)) {
         suite.push(name, difference(found, expected), 2e-6);
     }
-    squares(suite)
-}
-
-/// Σ x² of activations, which no operation asks for: clipping sums gradients, and those are f32.
-fn squares(suite: &mut Suite) -> Result<()> {
-    let (driver, dtype) = (suite.driver.clone(), suite.gpu.activations());
-    let x = suite.normal(5, &[suite.size.rows, suite.size.width + 3]).to_dtype(dtype);
-    let on_device = Buffer::from_bytes(&driver, dtype.into(), &x.to_bytes())?;
-    let mut parts = Buffer::new(&driver, Element::F64, parts_of_squares(x.numel()))?;
-    sum_of_squares(&*driver, on_device.view(), parts.view_mut())?;
-    let mut bytes = vec![0; 8 * parts.len()];
-    parts.download(&mut bytes)?;
-    let found: f64 = bytes.chunks_exact(8).map(|b| f64::from_ne_bytes(b.try_into().expect("eight bytes"))).sum();
-    let expected: f64 = x.to_vec().iter().map(|x| f64::from(*x).powi(2)).sum();
-    suite.push("sum of squares", (found - expected).abs() / expected, 1e-9);
     Ok(())
 }

@@ -6,11 +6,12 @@ use anyhow::Result;
 use dora_kernels::Element::{BF16, F32, F64, U8, U32};
 use dora_kernels::launch::{
     Angles, AttentionDocument, AttentionGradients, AttentionHeads, AttentionInputs, AttentionTiles, DoraBackward,
-    DoraColumns, DoraCompose, DoraComposeDropout, Nf4ScalesView, Nf4View, RmsNorm, RmsNormBackward, adamw, add,
-    attention_backward, attention_forward, cast, cross_entropy, dora_backward, dora_compose, dora_compose_dropout,
-    dora_row_norms_squared, dora_strips, dropout, embedding, nf4_dequantize, nf4_product, nf4_quantize, parts_of_rows,
-    parts_of_squares, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope, sum_of_squares,
-    swiglu_backward, swiglu_forward,
+    DoraColumns, DoraComposeDropout, Gradients, LowRankBase, LowRankCompose, LowRankFactor, LowRankProject,
+    Nf4ScalesView, Nf4View, RmsNorm, RmsNormBackward, Slot, Slots, adamw, add, attention_backward, attention_forward,
+    cast, cross_entropy, dora_backward, dora_compose_dropout, dora_row_norms_squared, dora_strips, dropout, embedding,
+    low_rank_compose, low_rank_cross, low_rank_project, nf4_dequantize, nf4_product, nf4_quantize, parts_of_rows,
+    rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope, sum_of_squares, swiglu_backward,
+    swiglu_forward,
 };
 use dora_kernels::{Buffer, Driver};
 
@@ -45,10 +46,12 @@ fn flat(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
     let settings = Buffer::from_bytes(bench.clock.driver, F32, &settings)?;
     let clip = Buffer::from_bytes(bench.clock.driver, F64, &[1.0f64; 3].map(f64::to_le_bytes).concat())?;
     bench.memory("adamw_f32", n, |d| {
-        adamw(d, p.view_mut(), g.view(), [u.view_mut(), v.view_mut()], settings.view(), clip.view())
+        let slot = Slot { p: p.view_mut(), g: g.view(), moments: [u.view_mut(), v.view_mut()], settings: 0 };
+        adamw(d, Slots::new(g.driver(), vec![slot])?, settings.view(), clip.view())
     })?;
-    let mut parts = bench.room(F64, parts_of_squares(n))?;
-    bench.memory("sum_of_squares_f32", n, |d| sum_of_squares(d, g.view(), parts.view_mut()))?;
+    let gradients = Gradients::new(g.driver(), &[g.view()])?;
+    let mut parts = bench.room(F64, gradients.parts())?;
+    bench.memory("sum_of_squares_f32", n, |d| sum_of_squares(d, &gradients, parts.view_mut()))?;
     let mut narrow = bench.room(BF16, n)?;
     bench.memory("cast_from_f32_bf16", n, |d| cast(d, g.view(), narrow.view_mut()))
 }
@@ -93,8 +96,15 @@ fn dora(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
     let (m, norms, bias) = (bench.random(F32, mlp)?, bench.random(F32, mlp)?, bench.random(F32, mlp)?);
     let columns = DoraColumns { m: m.view(), n: norms.view(), bias: Some(bias.view()) };
     let scaling = 0.5;
-    bench.memory("dora_compose_bf16", n, |d| {
-        dora_compose(d, DoraCompose { z: Some(a.view()), low: low.view(), scaling, columns, y: y.view_mut() })
+    let rank = 16;
+    let (p, q) = (bench.random(F32, rank * mlp)?, bench.random(F32, rank * hidden)?);
+    let (mut h, factor) = (bench.random(BF16, rank * tokens)?, LowRankFactor::B(p.view()));
+    bench.memory("low_rank_compose_bf16", n, |d| {
+        let (z, h, columns, y) = (LowRankBase::Own, h.view(), Some(columns), y.view_mut());
+        low_rank_compose(d, LowRankCompose { z, h, factor, rank, scaling, columns, y })
+    })?;
+    bench.memory("low_rank_project_bf16", n, |d| {
+        low_rank_project(d, LowRankProject { x: a.view(), factor, rank, scaling, h: h.view_mut() })
     })?;
     bench.memory("dora_compose_dropout_bf16", n, |d| {
         let (base, low, z, y) = (Some(a.view()), low.view(), z.view_mut(), y.view_mut());
@@ -106,6 +116,11 @@ fn dora(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
         dora_backward(d, DoraBackward { dy, value, columns, dz, rest: None, partial })
     })?;
     let (w, mut squares) = (bench.random(BF16, mlp * hidden)?, bench.room(F32, mlp)?);
+    let mut cross = bench.room(F32, rank * mlp)?;
+    bench.memory("low_rank_cross_bf16", mlp * hidden, |d| {
+        let factor = LowRankFactor::A(q.view());
+        low_rank_cross(d, LowRankProject { x: w.view(), factor, rank, scaling, h: cross.view_mut() })
+    })?;
     bench.memory("dora_row_norms_squared_bf16", mlp * hidden, |d| {
         dora_row_norms_squared(d, w.view(), squares.view_mut())
     })

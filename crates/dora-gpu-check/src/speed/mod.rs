@@ -222,8 +222,8 @@ mod tests {
 
     #[test]
     fn bytes_are_those_of_the_table() {
-        assert_eq!(least_bytes("dora_compose_bf16"), Some(6.0));
+        assert_eq!(least_bytes("dora_backward_bf16"), Some(6.0));
         assert_eq!(least_bytes("nf4_dequantize_bf16"), Some(2.52));
-        assert_eq!(least_bytes("dora_compose"), None);
+        assert_eq!(least_bytes("dora_backward"), None);
     }
 }

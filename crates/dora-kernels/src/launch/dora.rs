@@ -4,22 +4,6 @@ use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
 use crate::launch::Columns;
 use crate::{Driver, Element, Result, Shape, View, ViewMut};
 
-pub(super) const COMPOSE: Kernel = Kernel {
-    module: "dora",
-    name: "dora_compose",
-    elements: ACTIVATIONS,
-    parameters: &[
-        own("z"),
-        own("low"),
-        float("s"),
-        f32s("m"),
-        f32s("n"),
-        f32s("bias"),
-        own("y"),
-        int("rows"),
-        int("width"),
-    ],
-};
 pub(super) const COMPOSE_DROPOUT: Kernel = Kernel {
     module: "dora",
     name: "dora_compose_dropout",
@@ -70,7 +54,7 @@ pub(super) const VANISHED: Kernel = Kernel {
         own("x"),
         own("h"),
         own("w"),
-        own("b"),
+        f32s("b"),
         f32s("m"),
         f32s("n"),
         float("s"),
@@ -95,34 +79,6 @@ pub struct DoraColumns<'a> {
     pub n: View<'a>,
     /// b (out).
     pub bias: Option<View<'a>>,
-}
-
-/// Operands of the forward pass.
-#[derive(Debug)]
-pub struct DoraCompose<'a> {
-    /// z = x·Wᵀ (rows, out); where `None`, y holds it.
-    pub z: Option<View<'a>>,
-    /// h·Bᵀ (rows, out).
-    pub low: View<'a>,
-    /// s.
-    pub scaling: f32,
-    /// m, n and b.
-    pub columns: DoraColumns<'a>,
-    /// y (rows, out), written.
-    pub y: ViewMut<'a>,
-}
-
-/// y = g ⊙ (z + s·low) + b.
-pub fn dora_compose(driver: &dyn Driver, mut a: DoraCompose<'_>) -> Result<()> {
-    let grid = Grid::new(a.y.len, &a.columns, a.y.element);
-    let z = a.z.unwrap_or(a.y.as_view());
-    let call = Call::new(&COMPOSE, a.y.element)
-        .read("z", z, grid.elements())
-        .read("low", a.low, grid.elements())
-        .float("s", a.scaling);
-    let call = grid.columns(call, &a.columns).write("y", &mut a.y, grid.elements());
-    // SAFETY: see `Grid`; a thread has read its elements of z before it writes those of y.
-    unsafe { grid.launch(driver, call) }
 }
 
 /// Operands of the forward pass with dropout.
@@ -228,7 +184,7 @@ pub struct DoraVanished<'a> {
     pub h: View<'a>,
     /// W (out, in).
     pub w: View<'a>,
-    /// B (out, r).
+    /// B (out, r), in `f32`.
     pub b: View<'a>,
     /// s.
     pub scaling: f32,

@@ -54,7 +54,7 @@ pub fn dora_row_norms_squared(driver: &dyn Driver, w: View<'_>, mut norms: ViewM
 pub struct DoraNorms<'a> {
     /// ‖W_o‖² (out).
     pub base: View<'a>,
-    /// A·Wᵀ (r, out), in `f32`.
+    /// W·Aᵀ (out, r), in `f32`.
     pub cross: View<'a>,
     /// A·Aᵀ (r, r), in `f32`.
     pub gram: View<'a>,

@@ -9,6 +9,7 @@ mod dora;
 mod dora_norms;
 mod dropout;
 mod embedding;
+mod low_rank;
 mod nf4;
 mod pointwise;
 mod reduce;
@@ -16,20 +17,22 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 
-pub use adamw::adamw;
+pub use adamw::{Gradients, Slot, Slots, adamw, sum_of_squares};
 pub use attention::{AttentionDocument, AttentionGradients, AttentionHeads, AttentionInputs, AttentionTiles};
 pub use attention::{attention_backward, attention_forward, attention_generate, attention_splits};
 pub use cast::cast;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
-pub use dora::{DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraVanished};
-pub use dora::{dora_backward, dora_compose, dora_compose_dropout, dora_magnitude, dora_strips, dora_vanished};
+pub use dora::{DoraBackward, DoraColumns, DoraComposeDropout, DoraVanished};
+pub use dora::{dora_backward, dora_compose_dropout, dora_magnitude, dora_strips, dora_vanished};
 pub use dora_norms::{DoraNorms, dora_merge, dora_norms, dora_row_norms_squared};
 pub use dropout::dropout;
 pub use embedding::{RowsById, embedding, embedding_backward, scatter_rows};
+pub use low_rank::{LowRankBase, LowRankCompose, LowRankFactor, LowRankProject};
+pub use low_rank::{low_rank_compose, low_rank_cross, low_rank_project};
 pub use nf4::{NF4_PRODUCT_ROWS, Nf4ScalesView, Nf4View};
 pub use nf4::{nf4_dequantize, nf4_nest, nf4_offset, nf4_product, nf4_quantize};
 pub use pointwise::{add, add_row, mul, scale, sub};
-pub use reduce::{clip, column_parts, column_sum, parts_of_squares, sum_of_squares};
+pub use reduce::{clip, column_parts, column_sum};
 pub use rms_norm::{Backward as RmsNormBackward, Forward as RmsNorm};
 pub use rms_norm::{RMS_NORM_COLUMNS, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward};
 pub use rope::{Angles, rope};
@@ -40,6 +43,7 @@ use crate::kernel::Kernel;
 
 /// Every kernel.
 pub const KERNELS: &[&Kernel] = &[
+    &adamw::SUM_OF_SQUARES,
     &adamw::ADAMW,
     &attention::kernels::FORWARD[0],
     &attention::kernels::FORWARD[1],
@@ -63,7 +67,6 @@ pub const KERNELS: &[&Kernel] = &[
     &cast::FROM_F16,
     &cross_entropy::WITH_GRADIENT,
     &cross_entropy::LOSSES,
-    &dora::COMPOSE,
     &dora::COMPOSE_DROPOUT,
     &dora::BACKWARD,
     &dora::MAGNITUDE,
@@ -77,6 +80,9 @@ pub const KERNELS: &[&Kernel] = &[
     &embedding::FROM_F16,
     &embedding::BACKWARD,
     &embedding::SCATTER_ROWS,
+    &low_rank::PROJECT,
+    &low_rank::CROSS,
+    &low_rank::COMPOSE,
     &nf4::QUANTIZE,
     &nf4::OFFSET,
     &nf4::NEST,
@@ -89,7 +95,6 @@ pub const KERNELS: &[&Kernel] = &[
     &pointwise::MUL,
     &pointwise::SCALE,
     &pointwise::ADD_ROW,
-    &reduce::SUM_OF_SQUARES,
     &reduce::CLIP,
     &reduce::COLUMN_PARTS,
     &reduce::COLUMN_SUM,

@@ -1,15 +1,9 @@
 //! Launchers of `kernels/reduce.cu`. How a sum is cut depends on lengths alone, so results do not depend on the device.
 
-use crate::kernel::{ACTIVATIONS, Call, Kernel, Kind, f32s, float, int, long, own};
+use crate::kernel::{ACTIVATIONS, Call, Kernel, Kind, f32s, float, int, own};
 use crate::launch::{Columns, parts_of_rows};
 use crate::{Driver, Element, Result, Shape, View, ViewMut};
 
-pub(super) const SUM_OF_SQUARES: Kernel = Kernel {
-    module: "reduce",
-    name: "sum_of_squares",
-    elements: ACTIVATIONS,
-    parameters: &[own("x"), ("parts", Kind::Of(Element::F64)), long("n")],
-};
 pub(super) const CLIP: Kernel = Kernel {
     module: "reduce",
     name: "clip",
@@ -35,20 +29,6 @@ pub(super) const COLUMN_SUM: Kernel = Kernel {
     elements: &[Element::F32],
     parameters: &[own("parts"), own("y"), int("count"), int("columns"), int("accumulate")],
 };
-
-/// Parts that the sum of n squares is cut into.
-pub fn parts_of_squares(n: usize) -> usize {
-    n.div_ceil(16_384).min(1024)
-}
-
-/// Σ x² in `parts_of_squares(x.len())` parts of f64, to be added by `clip`.
-pub fn sum_of_squares(driver: &dyn Driver, x: View<'_>, mut parts: ViewMut<'_>) -> Result<()> {
-    let count = parts_of_squares(x.len);
-    let call =
-        Call::new(&SUM_OF_SQUARES, x.element).read("x", x, x.len).write("parts", &mut parts, count).long("n", x.len);
-    // SAFETY: a block a part.
-    unsafe { call.launch(driver, Shape { grid: [count as u32, 1, 1], threads: 256, shared: 0 }) }
-}
 
 /// out (3) of f64: the norm of everything that the parts are squares of, the factor that brings it down to `most` (1 where `most`
 /// is 0), and the sum of the losses, which are f32; the factor is NaN where norm or loss is not finite.

@@ -1,13 +1,13 @@
 //! dora.cu against f64, with columns whose norm is 0 and magnitudes that vanish. Tolerance 2e-6 for one element, 1e-5 for sums over
 //! 64 rows and dm; bf16 results add their rounding.
 
+use dora_kernels::Element;
 use dora_kernels::launch::{
-    DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraVanished, dora_backward, dora_compose,
-    dora_compose_dropout, dora_magnitude, dora_strips, dora_vanished,
+    DoraBackward, DoraColumns, DoraComposeDropout, DoraVanished, dora_backward, dora_compose_dropout, dora_magnitude,
+    dora_strips, dora_vanished,
 };
-use dora_kernels::{Element, View, ViewMut};
 
-use crate::support::{Input, close, devices, room, values};
+use crate::support::{Input, close, devices, room};
 
 const SIZES: [(usize, usize); 7] = [(1, 1), (3, 7), (0, 8), (5, 64), (67, 40), (130, 264), (65, 513)];
 const TYPES: [Element; 2] = [Element::F32, Element::BF16];
@@ -33,7 +33,7 @@ fn each(rows: usize, width: usize, f: impl Fn(usize, usize) -> f64) -> Vec<f64> 
 }
 
 #[test]
-fn composing_agrees_with_f64() {
+fn composing_with_dropout_agrees_with_f64() {
     for device in devices() {
         for element in TYPES {
             for (rows, width) in SIZES {
@@ -46,17 +46,6 @@ fn composing_agrees_with_f64() {
                     let s = f64::from(S);
                     let b = |c: usize| if with_bias { bias.values[c] } else { 0.0 };
                     let g = |c: usize| gain(m.values[c], n.values[c]);
-
-                    let want = each(rows, width, |i, c| g(c) * (z.values[i] + s * low.values[i]) + b(c));
-                    let compose = |z: Option<View<'_>>, y: ViewMut<'_>| {
-                        let a = DoraCompose { z, low: low_.view(), scaling: S, columns, y };
-                        dora_compose(device.as_ref(), a).unwrap();
-                    };
-                    let (mut y, mut in_place) = (room(&device, element, len), z.on(&device));
-                    compose(Some(z.on(&device).view()), y.view_mut());
-                    close("y", &y, &want, 2e-6);
-                    compose(None, in_place.view_mut());
-                    assert_eq!(values(&y), values(&in_place));
 
                     let want = each(rows, width, |i, c| {
                         base.values[i] + (g(c) - 1.0) * z.values[i] + g(c) * s * low.values[i] + b(c)
@@ -132,8 +121,9 @@ fn vanished_magnitudes_get_their_gradient() {
     for device in devices() {
         for element in TYPES {
             for (rows, width, inner, rank) in [(1, 7, 1, 1), (9, 14, 33, 3), (67, 70, 20, 40), (0, 9, 5, 2)] {
-                let [dy, x, h, w, b] = [rows * width, rows * inner, rows * rank, width * inner, width * rank]
+                let [dy, x, h, w] = [rows * width, rows * inner, rows * rank, width * inner]
                     .map(|len| Input::random(element, len as u64, len));
+                let b = Input::random(Element::F32, 32, width * rank);
                 let (m, n, _) = vectors(width);
                 let [dy_, x_, h_, w_, b_, m_, n_] = [&dy, &x, &h, &w, &b, &m, &n].map(|input| input.on(&device));
                 let before = Input::random(Element::F32, 31, width);

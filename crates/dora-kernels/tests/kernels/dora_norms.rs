@@ -66,7 +66,7 @@ impl Case {
     fn found(&self, device: &Arc<dyn Driver>) -> Vec<f64> {
         let squares: Vec<f64> = self.w.values.chunks(self.inner).map(|row| row.iter().map(|x| x * x).sum()).collect();
         let base = Input::new(Element::F32, &squares).on(device);
-        let cross = Case::products(&self.a.values, &self.w.values, self.inner).on(device);
+        let cross = Case::products(&self.w.values, &self.a.values, self.inner).on(device);
         let gram = Case::products(&self.a.values, &self.a.values, self.inner).on(device);
         let (w, a, b) = (self.w.on(device), self.a.on(device), self.b.on(device));
         let mut n = room(device, Element::F32, self.out);

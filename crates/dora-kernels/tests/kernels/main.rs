@@ -10,6 +10,7 @@ mod dora_norms;
 mod dropout;
 mod embedding;
 mod gemm;
+mod low_rank;
 mod nf4;
 mod nf4_codec;
 mod pointwise;

@@ -12,9 +12,10 @@ mod tests;
 pub(crate) use copied::Copied;
 pub(crate) use products::{accumulate, overwrite, product};
 
+use crate::profile::Total;
 use crate::{DType, Error, Result, Tensor};
 use dora_kernels::cuda::CudaDriver;
-use dora_kernels::{Buffer, Driver, Element};
+use dora_kernels::{Buffer, Driver, Element, Timed, Work};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,8 @@ pub struct Cuda(&'static Opened);
 
 struct Opened {
     name: String,
+    /// The driver, twice: as what it is, and as what everybody takes it for.
+    timed: Arc<Timed>,
     driver: Arc<dyn Driver>,
     activations: DType,
     constants: Mutex<VecDeque<(Vec<u32>, Arc<Buffer>)>>,
@@ -50,7 +53,20 @@ impl Cuda {
     /// A device of that name over a driver; `activations` are of bf16 or f32.
     pub fn new(name: String, driver: Arc<dyn Driver>, activations: DType) -> Self {
         assert!(activations != DType::F16, "there are kernels for activations of bf16 and f32");
-        Cuda(Box::leak(Box::new(Opened { name, driver, activations, constants: Mutex::default() })))
+        let timed = Arc::new(Timed::new(driver));
+        let (driver, constants) = (timed.clone(), Mutex::default());
+        Cuda(Box::leak(Box::new(Opened { name, timed, driver, activations, constants })))
+    }
+
+    /// Begins to time what is queued.
+    pub fn start_profile(self) {
+        self.0.timed.start();
+    }
+
+    /// Ends timing, and gives the sums by kernel and by shape of product; bytes are not counted.
+    pub fn finish_profile(self) -> Result<Vec<(String, Total)>> {
+        let total = |Work { calls, time, flops }| Total { calls, seconds: time.as_secs_f64(), flops, bytes: 0 };
+        Ok(self.0.timed.finish()?.into_iter().map(|(name, work)| (name, total(work))).collect())
     }
 
     /// What it is called.

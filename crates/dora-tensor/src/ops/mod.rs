@@ -15,7 +15,7 @@ mod rms_norm;
 mod rope;
 mod swiglu;
 
-pub use adamw::{AdamW, Clip, Figures, Moments};
+pub use adamw::{AdamW, Clip, Figures, Moments, Update, adamw};
 pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention_cached};
 #[cfg(test)]
 pub(crate) use cross_entropy::cross_entropy_in_chunks;

@@ -1,34 +1,48 @@
 //! `--profile`: where the time of the steps went, by operation: share of the wall time, calls, GFLOP/s of its matrix products,
-//! GB/s of its operands and results.
+//! GB/s of its operands and results. On a device by kernel and shape of product, in time of the device; all else is then when it idles.
 
-use dora_tensor::profile::{Direction, Total, finish};
+use anyhow::Result;
+use dora_tensor::Device;
+use dora_tensor::profile::{Direction, Total, finish, start};
 use serde_json::{Value, json};
 
-/// What was counted since `dora_tensor::profile::start`, which was `seconds` ago.
+/// What was counted since [`Profile::start`], which was `seconds` ago.
 pub struct Profile {
     seconds: f64,
     rows: Vec<(String, Total)>,
 }
 
 impl Profile {
+    /// Begins counting.
+    pub fn start(device: Device) {
+        match device {
+            Device::Cpu => start(),
+            Device::Cuda(gpu) => gpu.start_profile(),
+        }
+    }
+
     /// Ends counting.
-    pub fn take(seconds: f64) -> Self {
+    pub fn take(device: Device, seconds: f64) -> Result<Self> {
         let name = |op: &str, direction| match direction {
             Direction::Forward => format!("{op} forward"),
             Direction::Backward => format!("{op} backward"),
             Direction::Update => op.to_owned(),
         };
-        let mut rows: Vec<_> = finish().into_iter().map(|(op, direction, t)| (name(op, direction), t)).collect();
+        let mut rows: Vec<_> = match device {
+            Device::Cpu => finish().into_iter().map(|(op, direction, t)| (name(op, direction), t)).collect(),
+            Device::Cuda(gpu) => gpu.finish_profile()?,
+        };
         let rest = seconds - rows.iter().map(|(_, total)| total.seconds).sum::<f64>();
         rows.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
         rows.push(("all else".into(), Total { seconds: rest, ..Total::default() }));
-        Profile { seconds, rows }
+        Ok(Profile { seconds, rows })
     }
 
     /// As text, a line an operation.
     pub fn table(&self) -> String {
+        let width = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let mut lines = vec![format!(
-            "{:<24} {:>6} {:>8} {:>9} {:>9} {:>8}",
+            "{:<width$} {:>6} {:>8} {:>9} {:>9} {:>8}",
             "operation", "share", "calls", "s", "GFLOP/s", "GB/s"
         )];
         let rate = |amount: u64, seconds: f64| match amount {
@@ -38,11 +52,11 @@ impl Profile {
         for (name, Total { calls, seconds, flops, bytes }) in &self.rows {
             let share = 100.0 * seconds / self.seconds;
             let (gflops, gbytes) = (rate(*flops, *seconds), rate(*bytes, *seconds));
-            lines.push(format!("{name:<24} {share:>5.1}% {calls:>8} {seconds:>9.3} {gflops:>9} {gbytes:>8}"));
+            lines.push(format!("{name:<width$} {share:>5.1}% {calls:>8} {seconds:>9.3} {gflops:>9} {gbytes:>8}"));
         }
         let flops = self.rows.iter().map(|(_, total)| total.flops).sum::<u64>();
         lines.push(format!(
-            "{:<24} {:>6} {:>8} {:>9.3} {:>9}",
+            "{:<width$} {:>6} {:>8} {:>9.3} {:>9}",
             "total",
             "",
             "",

@@ -1,8 +1,9 @@
 //! DoRA's kernels: over a batch, and over a weight.
 
 use dora_kernels::launch::{
-    DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraNorms, DoraVanished, dora_backward, dora_compose,
-    dora_compose_dropout, dora_magnitude, dora_merge, dora_norms, dora_row_norms_squared, dora_strips, dora_vanished,
+    DoraBackward, DoraColumns, DoraComposeDropout, DoraNorms, DoraVanished, LowRankBase, LowRankCompose, LowRankFactor,
+    LowRankProject, dora_backward, dora_compose_dropout, dora_magnitude, dora_merge, dora_norms,
+    dora_row_norms_squared, dora_strips, dora_vanished, low_rank_compose, low_rank_cross, low_rank_project,
 };
 use dora_kernels::{Buffer, Element};
 
@@ -39,6 +40,7 @@ pub(super) fn rows(table: &mut Table) {
     let columns = vectors.columns();
     for element in [F32, Element::BF16] {
         of_batch(table, columns, element);
+        of_rank(table, columns, element);
         of_weight(table, element);
     }
     let strips = 64;
@@ -60,10 +62,6 @@ fn of_batch(table: &mut Table, columns: DoraColumns<'_>, element: Element) {
         Row { kernel: format!("{name}_{element}"), of, elements: N, least, because: "" }
     };
     let scaling = S;
-    table.row(row("dora_compose", "y", 3.0), |d| {
-        let (z, low, y) = (Some(a.view()), b.view(), y.view_mut());
-        dora_compose(d, DoraCompose { z, low, scaling, columns, y })
-    });
     table.row(row("dora_compose_dropout", "y", 5.0), |d| {
         let (base, low, z, y) = (Some(a.view()), b.view(), z.view_mut(), y.view_mut());
         dora_compose_dropout(d, DoraComposeDropout { base, z, low, scaling, columns, y })
@@ -73,13 +71,34 @@ fn of_batch(table: &mut Table, columns: DoraColumns<'_>, element: Element) {
         dora_backward(d, DoraBackward { dy, value, columns, dz, rest: None, partial })
     });
     // No magnitude vanishes, as in training: two numbers a column are all that is read.
-    let (h, w, b_) = (table.input(element, 7, ROWS * RANK), &a, table.input(element, 8, WIDTH * RANK));
+    let (h, w, b_) = (table.input(element, 7, ROWS * RANK), &a, table.input(F32, 8, WIDTH * RANK));
     let x = table.input(element, 9, ROWS * ROWS);
     let mut dm = table.room(F32, WIDTH);
     let row = Row { kernel: format!("dora_vanished_{element}"), of: "dm", elements: WIDTH, least: 8.0, because: "" };
     table.row(row, |d| {
         let (dy, x, h, w, b, dm) = (b.view(), x.view(), h.view(), w.view(), b_.view(), dm.view_mut());
         dora_vanished(d, DoraVanished { dy, x, h, w, b, scaling, columns, dm })
+    });
+}
+
+/// Products of the low-rank side. f32 takes no more than 16 for what it is there for; its traffic is that of bf16 but for the type.
+fn of_rank(table: &mut Table, columns: DoraColumns<'_>, element: Element) {
+    let (size, rank, scaling) = (element.size() as f64, 16, S);
+    let (x, p) = (table.input(element, 1, N), table.input(F32, 2, WIDTH * rank));
+    let factor = LowRankFactor::B(p.view());
+    let (mut h, mut u) = (table.room(element, ROWS * rank), table.room(F32, ROWS * rank));
+    let share = rank as f64 / WIDTH as f64;
+    let row = |name: &str, of, least| Row { kernel: format!("{name}_{element}"), of, elements: N, least, because: "" };
+    table.row(row("low_rank_project", "x", size * (1.0 + share)), |d| {
+        low_rank_project(d, LowRankProject { x: x.view(), factor, rank, scaling, h: h.view_mut() })
+    });
+    table.row(row("low_rank_cross", "x", size + 4.0 * share), |d| {
+        low_rank_cross(d, LowRankProject { x: x.view(), factor, rank, scaling, h: u.view_mut() })
+    });
+    let mut y = table.input(element, 3, N);
+    table.row(row("low_rank_compose", "y", 2.0 * size), |d| {
+        let (z, h, columns, y) = (LowRankBase::Own, h.view(), Some(columns), y.view_mut());
+        low_rank_compose(d, LowRankCompose { z, h, factor, rank, scaling, columns, y })
     });
 }
 

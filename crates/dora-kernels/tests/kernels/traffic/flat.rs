@@ -3,7 +3,8 @@
 use dora_kernels::Element;
 use dora_kernels::Element::{BF16, F16, F32, F64, U32};
 use dora_kernels::launch::{
-    adamw, add, cast, clip, dropout, mul, parts_of_squares, scale, sub, sum_of_squares, swiglu_backward, swiglu_forward,
+    Gradients, Slot, Slots, adamw, add, cast, clip, dropout, mul, scale, sub, sum_of_squares, swiglu_backward,
+    swiglu_forward,
 };
 
 use super::{Row, Table};
@@ -24,7 +25,13 @@ pub(super) fn rows(table: &mut Table) {
     let [mut p, g, mut u, mut v] = [5, 6, 7, 8].map(|stream| table.input(F32, stream, N));
     let (settings, factor) = (table.input(F32, 9, 8), table.input(F64, 10, 3));
     let row = Row { kernel: "adamw_f32".into(), of: "p", elements: N, least: 28.0, because: "" };
-    table.row(row, |d| adamw(d, p.view_mut(), g.view(), [u.view_mut(), v.view_mut()], settings.view(), factor.view()));
+    let slot = Slot { p: p.view_mut(), g: g.view(), moments: [u.view_mut(), v.view_mut()], settings: 0 };
+    let slots = Slots::new(&table.device, vec![slot]).unwrap();
+    table.row(row, |d| adamw(d, slots, settings.view(), factor.view()));
+    let gradients = Gradients::new(&table.device, &[g.view()]).unwrap();
+    let mut squares = table.room(F64, gradients.parts());
+    let row = Row { kernel: "sum_of_squares_f32".into(), of: "g", elements: N, least: 4.0, because: "" };
+    table.row(row, |d| sum_of_squares(d, &gradients, squares.view_mut()));
     let (parts, mut out) = (table.input(F64, 11, 1024), table.room(F64, 3));
     let row = Row { kernel: "clip_f32".into(), of: "parts", elements: 1024, least: 8.0, because: "" };
     table.row(row, |d| clip(d, parts.view(), None, 1.0, out.view_mut()));
@@ -46,7 +53,4 @@ fn of(table: &mut Table, element: Element) {
     table.row(row("swiglu_backward", 5.0), |d| swiglu_backward(d, a.view(), b.view(), z.view_mut(), y.view_mut()));
     let address = Input::new(U32, &[1.0, 2.0, 3.0, 4.0]).on(&table.device);
     table.row(row("dropout", 2.0), |d| dropout(d, Some(a.view()), 0.1, address.view(), 5, y.view_mut()));
-    let mut parts = table.room(F64, parts_of_squares(N));
-    let row = Row { of: "x", ..row("sum_of_squares", 1.0) };
-    table.row(row, |d| sum_of_squares(d, a.view(), parts.view_mut()));
 }

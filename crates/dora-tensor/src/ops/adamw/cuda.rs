@@ -1,21 +1,17 @@
 //! AdamW on a device. The settings of a step and the clipping factor are read from its memory.
 
-use super::{AdamW, Moments};
-use crate::{Cuda, Result, Tensor};
-use dora_kernels::{Buffer, Element, launch};
+use super::{AdamW, Update};
+use crate::{Cuda, Parameter, Result, Tensor};
+use dora_kernels::launch::{self, Gradients, Slot, Slots};
+use dora_kernels::{Buffer, Element};
 
 /// Norm of all gradients, clipping factor and sum of the losses (3) in f64; the factor is NaN where norm or loss is not finite.
 pub(super) fn clip(gpu: Cuda, losses: &[Tensor], gradients: &[Tensor], most: f64) -> Result<Buffer> {
     let driver = &**gpu.driver();
-    // Parts of two gradients may not share sixteen bytes; what is left over stays 0.
-    let room = |g: &Tensor| launch::parts_of_squares(g.numel()).next_multiple_of(2);
-    let mut parts = Buffer::zeros(gpu.driver(), Element::F64, gradients.iter().map(room).sum())?;
-    let mut start = 0;
-    for gradient in gradients {
-        let own = start..start + launch::parts_of_squares(gradient.numel());
-        launch::sum_of_squares(driver, gradient.on(gpu, "clip")?, parts.view_mut().slice(own))?;
-        start += room(gradient);
-    }
+    let views = gradients.iter().map(|g| g.on(gpu, "clip")).collect::<Result<Vec<_>>>()?;
+    let gradients = Gradients::new(gpu.driver(), &views)?;
+    let mut parts = Buffer::new(gpu.driver(), Element::F64, gradients.parts())?;
+    launch::sum_of_squares(driver, &gradients, parts.view_mut())?;
     let mut passes = Buffer::new(gpu.driver(), Element::F32, losses.len())?;
     for (pass, loss) in losses.iter().enumerate() {
         loss.expect_shape("clip", "loss", &[])?;
@@ -26,16 +22,27 @@ pub(super) fn clip(gpu: Cuda, losses: &[Tensor], gradients: &[Tensor], most: f64
     Ok(out)
 }
 
-pub(super) fn update(
-    gpu: Cuda,
-    settings: &AdamW,
-    clip: &Buffer,
-    p: &mut Tensor,
-    gradient: &Tensor,
-    moments: &mut Moments,
-) -> Result<()> {
-    let factors = gpu.constant(Element::F32, &settings.factors().map(f32::to_bits))?;
-    let (p, g) = (p.write(gpu, "adamw")?, gradient.on(gpu, "adamw")?);
-    let moments = [moments.first.write(gpu, "adamw")?, moments.second.write(gpu, "adamw")?];
-    Ok(launch::adamw(&**gpu.driver(), p, g, moments, factors.view(), clip.view())?)
+pub(super) fn update(gpu: Cuda, updates: &mut [Update], clip: &Buffer) -> Result<()> {
+    // The few kinds of settings that there are, and which is whose.
+    let mut kinds: Vec<AdamW> = Vec::new();
+    let kind_of = |settings: AdamW| {
+        kinds.iter().position(|kind| *kind == settings).unwrap_or_else(|| {
+            kinds.push(settings);
+            kinds.len() - 1
+        })
+    };
+    let owns: Vec<usize> = updates.iter().map(|update| update.settings).map(kind_of).collect();
+    let words: Vec<u32> = kinds.iter().flat_map(AdamW::factors).map(f32::to_bits).collect();
+    let settings = gpu.constant(Element::F32, &words)?;
+    let parameters: Vec<&Parameter> = updates.iter().map(|update| update.parameter).collect();
+    Parameter::change_together(&parameters, |values| {
+        let mut slots = Vec::with_capacity(values.len());
+        for ((p, update), settings) in values.into_iter().zip(updates).zip(owns) {
+            let Update { gradient, moments, .. } = update;
+            let moments = [moments.first.write(gpu, "adamw")?, moments.second.write(gpu, "adamw")?];
+            slots.push(Slot { p: p.write(gpu, "adamw")?, g: gradient.on(gpu, "adamw")?, moments, settings });
+        }
+        let slots = Slots::new(gpu.driver(), slots)?;
+        Ok(launch::adamw(&**gpu.driver(), slots, settings.view(), clip.view())?)
+    })
 }

@@ -7,7 +7,7 @@ mod cuda;
 mod tests;
 
 use crate::profile::{self, Direction};
-use crate::{DType, Device, Error, Parameter, Result, Tensor};
+use crate::{Cuda, DType, Device, Parameter, Result, Tensor};
 use dora_kernels::Buffer;
 
 /// Settings of one update.
@@ -52,7 +52,7 @@ enum Place {
         factor: f32,
     },
     /// Norm, factor and loss (3) in f64.
-    Cuda(Buffer),
+    Cuda(Cuda, Buffer),
 }
 
 impl Clip {
@@ -68,7 +68,7 @@ impl Clip {
                 let factor = if most > 0.0 { most / (figures.norm + 1e-6) } else { 1.0 };
                 Ok(Clip(Place::Cpu { figures, factor: factor.min(1.0) as f32 }))
             }
-            Device::Cuda(gpu) => Ok(Clip(Place::Cuda(cuda::clip(gpu, losses, gradients, most)?))),
+            Device::Cuda(gpu) => Ok(Clip(Place::Cuda(gpu, cuda::clip(gpu, losses, gradients, most)?))),
         }
     }
 
@@ -76,7 +76,7 @@ impl Clip {
     pub fn figures(&self) -> Result<Figures> {
         match &self.0 {
             Place::Cpu { figures, .. } => Ok(*figures),
-            Place::Cuda(buffer) => {
+            Place::Cuda(_, buffer) => {
                 let mut read = [0.0; 3];
                 buffer.download(bytemuck::cast_slice_mut(&mut read))?;
                 let [norm, _, loss] = read;
@@ -107,32 +107,48 @@ impl Moments {
     }
 }
 
-impl AdamW {
-    /// Updates a parameter and its moments in place by a clipped gradient; where the loss or the gradients' norm is not finite, nothing
-    /// changes.
-    pub fn update(&self, parameter: &Parameter, gradient: &Tensor, moments: &mut Moments, clip: &Clip) -> Result<()> {
-        let _running = profile::operation("adamw", Direction::Update);
+/// A parameter, and what changes it in a step.
+pub struct Update<'a> {
+    /// Its settings.
+    pub settings: AdamW,
+    /// The parameter.
+    pub parameter: &'a Parameter,
+    /// Its gradient, before clipping.
+    pub gradient: &'a Tensor,
+    /// Its moments.
+    pub moments: &'a mut Moments,
+}
+
+/// Updates parameters, no two the same and all on one device, and their moments in place by clipped gradients; where the loss or the
+/// gradients' norm is not finite, nothing changes.
+pub fn adamw(updates: &mut [Update], clip: &Clip) -> Result<()> {
+    let _running = profile::operation("adamw", Direction::Update);
+    for Update { parameter, gradient, moments, .. } in &*updates {
         let value = parameter.value();
-        for (operand, tensor) in [("gradient", gradient), ("first", &moments.first), ("second", &moments.second)] {
+        for (operand, tensor) in [("gradient", *gradient), ("first", &moments.first), ("second", &moments.second)] {
             tensor.expect_shape("adamw", operand, value.shape())?;
         }
-        let device = value.device();
         // Reads the gradient; reads and writes the parameter and both moments.
         profile::bytes(7 * 4 * value.numel());
-        drop(value);
-        match (device, &clip.0) {
-            (Device::Cpu, Place::Cpu { figures, .. }) if !figures.are_finite() => Ok(()),
-            (Device::Cpu, Place::Cpu { factor, .. }) => {
+    }
+    match &clip.0 {
+        Place::Cpu { figures, .. } if !figures.are_finite() => Ok(()),
+        Place::Cpu { factor, .. } => {
+            for Update { settings, parameter, gradient, moments } in updates {
                 let gradient = gradient.as_f32("adamw")?;
                 let (first, second) = (moments.first.make_mut(), moments.second.make_mut());
-                parameter.update(|p| cpu::update(self, *factor, p, gradient, first, second));
-                Ok(())
+                parameter.update(|p| cpu::update(settings, *factor, p, gradient, first, second));
             }
-            (Device::Cuda(gpu), Place::Cuda(clip)) => {
-                parameter.change(|p| cuda::update(gpu, self, clip, p, gradient, moments))
-            }
-            _ => Err(Error::argument("adamw", format!("a parameter on {device}, and gradients elsewhere"))),
+            Ok(())
         }
+        Place::Cuda(gpu, clip) => cuda::update(*gpu, updates, clip),
+    }
+}
+
+impl AdamW {
+    /// [`adamw`] for one parameter.
+    pub fn update(self, parameter: &Parameter, gradient: &Tensor, moments: &mut Moments, clip: &Clip) -> Result<()> {
+        adamw(&mut [Update { settings: self, parameter, gradient, moments }], clip)
     }
 
     /// 1 − lr·decay, lr/(1 − β₁ᵗ), √(1 − β₂ᵗ), ε, β₁, β₂, 1 − β₁, 1 − β₂.

@@ -1,15 +1,13 @@
-//! DoRA on a device: the base product, then one pass over y. The backward pass scales dy first, and dz = g ⊙ dy goes through the
+//! DoRA on a device: the base product, then one pass over y with the low-rank product in it. The backward pass scales dy first, and dz = g ⊙ dy goes through the
 //! low-rank update as LoRA's does. Columns whose m is next to 0 are found, and their dm computed from z, by the device.
 
 use super::{Dora, Kept, Norms};
 use crate::cuda::{accumulate, product};
 use crate::ops::LowRank;
 use crate::ops::linear::cuda::row_sum;
-use crate::ops::lora::cuda::{Gradients, add_low_rank, gradients};
+use crate::ops::lora::cuda::{Gradients, add_low_rank, compose, cross, expand, gradients};
 use crate::{Cuda, DType, Result, Tensor, Weight};
-use dora_kernels::launch::{
-    self, DoraBackward, DoraColumns, DoraCompose, DoraComposeDropout, DoraNorms, DoraVanished, dora_strips,
-};
+use dora_kernels::launch::{self, DoraBackward, DoraColumns, DoraComposeDropout, DoraNorms, DoraVanished, dora_strips};
 use dora_kernels::{Buffer, Element};
 
 /// A layer's base, update and magnitudes.
@@ -42,18 +40,18 @@ pub(super) fn forward(
         (Norms::From(base), Some(w)) => self::norms(gpu, w, update, base)?,
         (Norms::Known(n) | Norms::From(n), _) => (*n).clone(),
     };
-    let low = product(gpu, h.plain(), update.b.cast(dtype)?.transposed(), 1.0, dtype)?;
     let mut y = apply(x)?;
     let mut z = dropped.map(apply).transpose()?;
     let bias = bias.map(|b| b.on(gpu, "dora")).transpose()?;
     let columns = DoraColumns { m: magnitude.on(gpu, "dora")?, n: n.on(gpu, "dora")?, bias };
-    let (driver, low, scaling) = (&**gpu.driver(), low.on(gpu, "dora")?, update.scaling);
-    let to = y.write(gpu, "dora")?;
     match &mut z {
-        None => launch::dora_compose(driver, DoraCompose { z: None, low, scaling, columns, y: to })?,
+        None => compose(gpu, update, h, Some(columns), &mut y)?,
         Some(z) => {
-            let z = z.write(gpu, "dora")?;
-            launch::dora_compose_dropout(driver, DoraComposeDropout { base: None, z, low, scaling, columns, y: to })?;
+            let low = expand(gpu, update, h)?;
+            let (low, scaling) = (low.on(gpu, "dora")?, update.scaling);
+            let (z, y) = (z.write(gpu, "dora")?, y.write(gpu, "dora")?);
+            let operands = DoraComposeDropout { base: None, z, low, scaling, columns, y };
+            launch::dora_compose_dropout(&**gpu.driver(), operands)?;
         }
     }
     Ok((y, z, n))
@@ -61,8 +59,7 @@ pub(super) fn forward(
 
 /// Norms (out) of the rows of W + sBA, where `base` holds ‖W‖² (out).
 pub(super) fn norms(gpu: Cuda, w: &Tensor, update: &LowRank, base: &Tensor) -> Result<Tensor> {
-    let cross = product(gpu, update.a.cast(w.dtype())?.plain(), w.transposed(), 1.0, DType::F32)?;
-    let gram = product(gpu, update.a.plain(), update.a.transposed(), 1.0, DType::F32)?;
+    let (cross, gram) = (cross(gpu, update, w)?, cross(gpu, update, &update.a)?);
     let mut n = gpu.room(DType::F32, base.shape())?;
     let operands = DoraNorms {
         base: base.on(gpu, "dora")?,
@@ -106,13 +103,12 @@ pub(super) fn backward(gpu: Cuda, op: Dora, dy: Tensor, needs: &[bool]) -> Resul
     let mut dm = gpu.room(DType::F32, &[width])?;
     launch::dora_magnitude(driver, partial.view(), &columns, from_output, dm.write(gpu, "dora")?)?;
     if from_output {
-        let b = update.b.cast(dtype)?;
         let operands = DoraVanished {
             dy: dy.on(gpu, "dora")?,
             x: x.on(gpu, "dora")?,
             h: h.on(gpu, "dora")?,
             w: w.on(gpu, "dora")?,
-            b: b.on(gpu, "dora")?,
+            b: update.b.on(gpu, "dora")?,
             scaling: update.scaling,
             columns,
             dm: dm.write(gpu, "dora")?,

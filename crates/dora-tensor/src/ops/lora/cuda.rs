@@ -1,14 +1,74 @@
 //! The products of a low-rank update on a device. A and B are parameters of `f32`; products read them in the activations' type.
 
 use super::{Lora, LowRank};
-use crate::cuda::{accumulate, product};
+use crate::cuda::product;
 use crate::ops::linear::cuda::{add_bias, outer, row_sum};
-use crate::{Cuda, Result, Tensor, Weight};
-use dora_kernels::launch;
+use crate::{Cuda, DType, Result, Tensor, Weight};
+use dora_kernels::launch::{self, DoraColumns, LowRankBase, LowRankCompose, LowRankFactor, LowRankProject};
+
+impl LowRank {
+    fn rank(&self) -> usize {
+        self.a.shape()[0]
+    }
+
+    fn a(&self, gpu: Cuda) -> Result<LowRankFactor<'_>> {
+        Ok(LowRankFactor::A(self.a.on(gpu, "lora")?))
+    }
+
+    fn b(&self, gpu: Cuda) -> Result<LowRankFactor<'_>> {
+        Ok(LowRankFactor::B(self.b.on(gpu, "lora")?))
+    }
+}
 
 /// h = x̃·Aᵀ.
 pub(crate) fn project(gpu: Cuda, update: &LowRank, x: &Tensor) -> Result<Tensor> {
-    product(gpu, x.plain(), update.a.cast(x.dtype())?.transposed(), 1.0, x.dtype())
+    onto_rank(gpu, update, x, update.a(gpu)?, 1.0)
+}
+
+fn onto_rank(gpu: Cuda, update: &LowRank, x: &Tensor, factor: LowRankFactor, scaling: f32) -> Result<Tensor> {
+    let mut h = gpu.room(x.dtype(), &[x.shape()[0], update.rank()])?;
+    let (x, to) = (x.on(gpu, "lora")?, h.write(gpu, "lora")?);
+    launch::low_rank_project(&**gpu.driver(), LowRankProject { x, factor, rank: update.rank(), scaling, h: to })?;
+    Ok(h)
+}
+
+/// x·Aᵀ (n, r) in `f32`, for the rows of a weight or of A itself.
+pub(crate) fn cross(gpu: Cuda, update: &LowRank, x: &Tensor) -> Result<Tensor> {
+    let mut u = gpu.room(DType::F32, &[x.shape()[0], update.rank()])?;
+    let (x, to) = (x.on(gpu, "lora")?, u.write(gpu, "lora")?);
+    let operands = LowRankProject { x, factor: update.a(gpu)?, rank: update.rank(), scaling: 1.0, h: to };
+    launch::low_rank_cross(&**gpu.driver(), operands)?;
+    Ok(u)
+}
+
+/// y becomes g ⊙ (y + s·h·Bᵀ) + b; without columns g is 1 and b is 0.
+pub(crate) fn compose(
+    gpu: Cuda,
+    update: &LowRank,
+    h: &Tensor,
+    columns: Option<DoraColumns>,
+    y: &mut Tensor,
+) -> Result<()> {
+    add(gpu, h, (update.b(gpu)?, update.rank()), update.scaling, columns, (LowRankBase::Own, y))
+}
+
+/// h·Bᵀ.
+pub(crate) fn expand(gpu: Cuda, update: &LowRank, h: &Tensor) -> Result<Tensor> {
+    let mut low = gpu.room(h.dtype(), &[h.shape()[0], update.b.shape()[0]])?;
+    add(gpu, h, (update.b(gpu)?, update.rank()), 1.0, None, (LowRankBase::Zero, &mut low))?;
+    Ok(low)
+}
+
+fn add(
+    gpu: Cuda,
+    h: &Tensor,
+    (factor, rank): (LowRankFactor, usize),
+    scaling: f32,
+    columns: Option<DoraColumns>,
+    (z, y): (LowRankBase, &mut Tensor),
+) -> Result<()> {
+    let (h, y) = (h.on(gpu, "lora")?, y.write(gpu, "lora")?);
+    Ok(launch::low_rank_compose(&**gpu.driver(), LowRankCompose { z, h, factor, rank, scaling, columns, y })?)
 }
 
 /// y = x·Wᵀ + s·h·Bᵀ + b.
@@ -21,7 +81,7 @@ pub(super) fn forward(
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let mut y = weight.apply(x)?;
-    accumulate(gpu, h.plain(), update.b.cast(x.dtype())?.transposed(), update.scaling, &mut y)?;
+    compose(gpu, update, h, None, &mut y)?;
     add_bias(gpu, y, bias)
 }
 
@@ -52,7 +112,7 @@ pub(crate) struct Gradients {
 
 /// Gradients for the gradient dz (n, out) of the update's output.
 pub(crate) fn gradients(gpu: Cuda, update: &LowRank, x: &Tensor, h: &Tensor, dz: &Tensor) -> Result<Gradients> {
-    let dh = product(gpu, dz.plain(), update.b.cast(dz.dtype())?.plain(), update.scaling, dz.dtype())?;
+    let dh = onto_rank(gpu, update, dz, update.b(gpu)?, update.scaling)?;
     let dropped = update.dropped(x)?;
     let a = outer(gpu, &dh, dropped.as_ref().unwrap_or(x), 1.0)?;
     Ok(Gradients { a, b: outer(gpu, dz, h, update.scaling)?, h: dh })
@@ -66,17 +126,21 @@ pub(crate) fn add_low_rank(
     mut dx: Tensor,
     through: Option<Tensor>,
 ) -> Result<Tensor> {
-    let a = update.a.cast(dh.dtype())?;
+    let a = (update.a(gpu)?, update.rank());
     let Some(mask) = update.dropout else {
-        accumulate(gpu, dh.plain(), a.plain(), 1.0, &mut dx)?;
+        add(gpu, dh, a, 1.0, None, (LowRankBase::Own, &mut dx))?;
         return Ok(dx);
     };
     let through = match through {
         Some(mut sum) => {
-            accumulate(gpu, dh.plain(), a.plain(), 1.0, &mut sum)?;
+            add(gpu, dh, a, 1.0, None, (LowRankBase::Own, &mut sum))?;
             sum
         }
-        None => product(gpu, dh.plain(), a.plain(), 1.0, dh.dtype())?,
+        None => {
+            let mut through = gpu.room(dx.dtype(), dx.shape())?;
+            add(gpu, dh, a, 1.0, None, (LowRankBase::Zero, &mut through))?;
+            through
+        }
     };
     let dropped = mask.apply(through)?;
     launch::add(&**gpu.driver(), None, dropped.on(gpu, "lora")?, dx.write(gpu, "lora")?)?;
