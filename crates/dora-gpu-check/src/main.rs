@@ -11,7 +11,7 @@ use clap::Parser;
 use dora_gpu_check::checks::{self, Check, Size};
 use dora_gpu_check::floors::{self, Floor};
 use dora_gpu_check::speed::{self, Ceilings, Sizes, Speed};
-use dora_gpu_check::steps::{Programs, SETUPS, Setup, Step};
+use dora_gpu_check::steps::{METHODS, Programs, SETUPS, Setup, Step};
 use dora_kernels::Driver;
 use dora_kernels::cuda::CudaDriver;
 use serde_json::{Value, json};
@@ -28,6 +28,9 @@ struct Args {
     /// Shapes whose training steps are timed
     #[arg(long, value_delimiter = ',', default_value = "llama-3.2-1b,llama-3-8b")]
     steps: Vec<String>,
+    /// Methods whose training steps are timed
+    #[arg(long, value_delimiter = ',', default_value = "lora,dora,qlora,qdora")]
+    methods: Vec<String>,
 }
 
 fn main() -> Result<ExitCode> {
@@ -45,6 +48,11 @@ fn main() -> Result<ExitCode> {
         let names: Vec<&str> = SETUPS.iter().map(|setup| setup.shape).collect();
         bail!("--steps: no shape is called {unknown}, expected {}", names.join(" or "));
     }
+    if let Some(unknown) = args.methods.iter().find(|name| !METHODS.contains(&name.as_str())) {
+        bail!("--methods: no method is called {unknown}, expected {}", METHODS.join(" or "));
+    }
+    let methods: Vec<&str> =
+        METHODS.into_iter().filter(|name| args.methods.iter().any(|asked| asked == name)).collect();
     let driver: Arc<dyn Driver> = Arc::new(CudaDriver::open(args.device)?);
     println!("{}", driver.device());
     let path = args.work.join("gpu-check.json");
@@ -66,7 +74,7 @@ fn main() -> Result<ExitCode> {
     let mut steps = Vec::new();
     for setup in &setups {
         print_setup(setup);
-        steps.extend(programs.measure(setup, print_step)?);
+        steps.extend(programs.measure(setup, &methods, print_step)?);
         add("steps", json!(steps))?;
     }
     let floors = floors::all(&speeds, &steps, &setups.iter().map(|setup| setup.shape).collect::<Vec<_>>());

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::synth;
 
-/// Methods, in the order of the table.
-const METHODS: [&str; 4] = ["lora", "dora", "qlora", "qdora"];
+/// Methods that can be measured.
+pub const METHODS: [&str; 4] = ["lora", "dora", "qlora", "qdora"];
 const STEPS: usize = 12;
 /// Steps whose time does not count: algorithms are chosen, memory is allocated.
 const FIRST: usize = 4;
@@ -67,8 +67,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Steps of every method, by `dora` and by PEFT; `report` is told of each.
-    pub fn measure(&self, setup: &Setup, report: fn(&Step)) -> Result<Vec<Step>> {
+    /// Steps of some of [`METHODS`], by `dora` and by PEFT; `report` is told of each.
+    pub fn measure(&self, setup: &Setup, methods: &[&'static str], report: fn(&Step)) -> Result<Vec<Step>> {
         let model = self.work.join(setup.shape);
         if !model.join("config.json").exists() {
             synth::checkpoint(setup.shape, &model, 0)?;
@@ -76,7 +76,7 @@ impl Programs {
         let rows = self.work.join(format!("{}.jsonl", setup.shape));
         synth::rows_of_shape(setup.shape, STEPS * setup.batch_size, setup.tokens, &rows)?;
         let mut steps = Vec::new();
-        for method in METHODS {
+        for &method in methods {
             for (program, measured) in
                 [("dora", self.ours(setup, &model, &rows, method)), ("peft", self.peft(setup, &model, &rows, method))]
             {

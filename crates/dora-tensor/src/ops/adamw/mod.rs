@@ -9,6 +9,7 @@ mod tests;
 use crate::profile::{self, Direction};
 use crate::{Cuda, DType, Device, Parameter, Result, Tensor};
 use dora_kernels::Buffer;
+use rayon::prelude::*;
 
 /// Settings of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -133,13 +134,14 @@ pub fn adamw(updates: &mut [Update], clip: &Clip) -> Result<()> {
     }
     match &clip.0 {
         Place::Cpu { figures, .. } if !figures.are_finite() => Ok(()),
+        // An adapter's parameters are many and small: side by side.
         Place::Cpu { factor, .. } => {
-            for Update { settings, parameter, gradient, moments } in updates {
+            updates.par_iter_mut().try_for_each(|Update { settings, parameter, gradient, moments }| {
                 let gradient = gradient.as_f32("adamw")?;
                 let (first, second) = (moments.first.make_mut(), moments.second.make_mut());
                 parameter.update(|p| cpu::update(settings, *factor, p, gradient, first, second));
-            }
-            Ok(())
+                Ok(())
+            })
         }
         Place::Cuda(gpu, clip) => cuda::update(*gpu, updates, clip),
     }
