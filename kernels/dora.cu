@@ -4,19 +4,21 @@
 // where n is 0. With dropout (as PEFT), base = x·Wᵀ, z = x̃·Wᵀ and low = h·Bᵀ: y = base + (g − 1) ⊙ z + g ⊙ s·low + b.
 //
 //   dora_compose_dropout   y, which may be base, and z + s·low in z                     5 elements of traffic
-//   dora_backward          dz = g ⊙ dy, which may be dy; where asked for, rest = (g − 1) ⊙ dy, dropout's straight way through W;
-//                          sums of dy ⊙ (v − b) over 64 rows each, v = y, or z + s·low with dropout (and no b)   3 (4)
-//   dora_magnitude         dm = Σ / m where v = y, Σ / n where v = z + s·low; 0 where n is 0
-//   dora_vanished          dm where 0 < n and |m| <= 1e-6 n, since y does not hold z there:
-//                          Σ_t dy_t · (x_t·w + s · h_t·b) / n for those columns alone. Others cost nothing.
+//   dora_backward          dz = g ⊙ dy, which may be dy; where asked for, rest = (g − 1) ⊙ dy, dropout's straight way through W, and
+//                          dh = s·dz·B, up to r = 32; sums of dy ⊙ (v − b) over 32 rows each, v = y, or z + s·low with dropout
+//                          (and no b)                                                   3 (4)
+//   dora_magnitude         dm = Σ / m where v = y, Σ / n where v = z + s·low; 0 where n is 0. From y, and where 0 < n and |m| <= 1e-6 n, so
+//                          that y does not hold z, Σ_t dy_t · (x_t·w + s·h_t·b) / n; of other columns dy, x, h, W and B are not read
 //
-// Every output is overwritten. Grid: x over strips of 32·W columns, y over 64 rows; a lane keeps its columns, a warp walks rows.
-// Sums are taken in one order, row by row, warp by warp, strip by strip: results repeat to the bit. Arithmetic is f32.
-// Bound by bandwidth (at most 7 FLOPs an element); the vectors add (8 B, backward 12 B) / 64 rows an element.
-// With a large b and T = bf16, y − b keeps only bf16's share of b; a caller who minds keeps v before b, and passes no b.
-#include "common.cuh"
+// Every output is overwritten. Sums are taken in one order: results repeat to the bit. Arithmetic is f32, the product of bf16 (low_rank.cuh).
+// Bound by bandwidth. With a large b and T = bf16, y − b keeps only bf16's share of b; a caller who minds keeps v before b, and passes no b.
+//
+// compose_dropout: x over strips of 32·W columns, y over 64 rows; a lane keeps its columns, a warp walks rows. backward, bf16: a block takes
+// 32 rows, and all columns where it computes dh, else y over parts of them; a warp takes slices of 32 columns, as the product needs them,
+// and loads 16 rows while it computes with the others. The vectors add (8 B, backward 12 B) / 64 (32) rows an element, B, m, n and b come
+// from a cache. magnitude: a block takes 32 columns.
+#include "low_rank.cuh"
 
-constexpr int WARPS = 8;
 constexpr int ROWS = 64;   // of a block
 constexpr int BATCH = 2;   // rows whose loads are under way together
 
@@ -83,40 +85,173 @@ __device__ void compose_dropout(const T* base, const T* low, float s, const floa
     });
 }
 
-template <int W, class T>
-__device__ void backward(const T* dy, const T* value, const float* m, const float* n, const float* bias,
-    T* dz, T* rest, float* partial, int rows, int width) {
-    float gain[W], shift[W], sum[W] = {};
-    columns(m, n, bias, width, gain, shift);
-    walk<W>(rows, width, {dy, value}, [&](size_t at, float (&x)[2][W]) {
-#pragma unroll
-        for (int i = 0; i < W; i++) {
-            sum[i] += x[0][i] * (x[1][i] - shift[i]);
-            x[1][i] = (gain[i] - 1.0f) * x[0][i];
-            x[0][i] *= gain[i];
-        }
-        store(dz + at, x[0]);
-        if (rest) store(rest + at, x[1]);
-        flops((rest ? 6 : 4) * W);
-    });
+// ---- backward ----
 
-    constexpr int STRIP = 32 * W;
-    __shared__ float sums[WARPS][STRIP];
+constexpr int BACK_WARPS = 16;
+constexpr int BACK_ROWS = 32; // of a block, and of a strip of sums
+
+// N columns of dh, or none with 0.
+template <int N>
+__device__ void backward(const bf16* dy, const bf16* value, const float* m, const float* n, const float* bias, const float* b, float s,
+    bf16* dz, bf16* rest, bf16* dh, float* partial, int rows, int width, int rank) {
+    constexpr int TILES = BACK_ROWS / 16, COLUMNS = N ? N / 8 : 1;
+    constexpr bool AHEAD = N <= 16; // whether the next rows are loaded while these are multiplied; with more columns registers do not suffice
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first = blockIdx.x * BACK_ROWS, end = min(rows, first + BACK_ROWS);
+    float sum[TILES][COLUMNS][4] = {};
+    const int warp = blockIdx.y * BACK_WARPS + threadIdx.x / 32, warps = gridDim.y * BACK_WARPS;
+    for (int k = warp * SLICE; k < width; k += warps * SLICE) {
+        const int at = k + 8 * t;
+        const bool inside = at < width;
+        // dy and v of this lane's rows of a tile; zeros where there are none.
+        uint4 next[2][2];
+        const auto fetch = [&](int tile) {
 #pragma unroll
-    for (int i = 0; i < W; i++) sums[threadIdx.x / 32][threadIdx.x % 32 * W + i] = sum[i];
-    __syncthreads();
-    const int column = blockIdx.x * STRIP + threadIdx.x;
-    if (threadIdx.x >= STRIP || column >= width) return;
-    float total = 0.0f;
+            for (int i = 0; i < 2; i++) {
+                const int row = first + 16 * tile + 8 * i + g;
+                const size_t place = size_t(row) * width;
+                next[i][0] = inside && row < end ? eight(dy + place, at, width) : make_uint4(0, 0, 0, 0);
+                next[i][1] = inside && row < end ? eight(value + place, at, width) : make_uint4(0, 0, 0, 0);
+            }
+        };
+        if (AHEAD) fetch(0);
+        float gain[8], shift[8], of_column[8] = {};
 #pragma unroll
-    for (int warp = 0; warp < WARPS; warp++) total += sums[warp][threadIdx.x];
-    st(partial + size_t(blockIdx.y) * width + column, total);
+        for (int i = 0; i < 8; i++) {
+            const bool column = at + i < width;
+            const float norm = column ? ld_reused(n + at + i) : 0.0f;
+            gain[i] = norm == 0.0f ? 1.0f : ld_reused(m + at + i) / norm;
+            shift[i] = bias && column ? ld_reused(bias + at + i) : 0.0f;
+        }
+        uint4 p[COLUMNS];
+#pragma unroll
+        for (int j = 0; N && j < COLUMNS; j++) {
+            float x[8];
+            eight_of<false>(b, 8 * j + g, at, width, rank, x);
+            p[j] = pack<bf16>(x);
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            uint4 scaled[2];
+            if (!AHEAD) fetch(tile);
+            const uint4 now[2][2] = {{next[0][0], next[0][1]}, {next[1][0], next[1][1]}};
+            if (AHEAD && tile + 1 < TILES) fetch(tile + 1);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float x[8], v[8];
+                unpack<bf16>(now[i][0], x);
+                unpack<bf16>(now[i][1], v);
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    of_column[e] += x[e] * (v[e] - shift[e]);
+                    v[e] = (gain[e] - 1.0f) * x[e];
+                    x[e] *= gain[e];
+                }
+                scaled[i] = pack<bf16>(x);
+                const int row = first + 16 * tile + 8 * i + g;
+                if (row < end && inside) {
+                    store_eight(dz + size_t(row) * width, at, width, scaled[i]);
+                    if (rest) store_eight(rest + size_t(row) * width, at, width, pack<bf16>(v));
+                }
+                flops((rest ? 6 : 4) * 8);
+            }
+            if constexpr (N > 0) {
+                multiply_eights(sum[tile], scaled[0], scaled[1], p);
+                flops(N * SLICE);
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+#pragma unroll
+            for (int bits = 4; bits < 32; bits *= 2) of_column[e] += __shfl_xor_sync(0xFFFFFFFF, of_column[e], bits);
+        }
+        if (g != 0 || !inside) continue;
+        float* sums = partial + size_t(blockIdx.x) * width + at;
+        if (width % 8 == 0) {
+            store(sums, of_column);
+        } else {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                if (at + e < width) st(sums + e, of_column[e]);
+            }
+        }
+    }
+    if constexpr (N > 0) {
+        add_warps<BACK_WARPS>(sum);
+        if (threadIdx.x >= 32) return;
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int r = first + 16 * i + 8 * (e / 2) + g, column = 8 * j + 2 * t + e % 2;
+                    if (r < rows && column < rank) st(dh + size_t(r) * rank + column, from_f32<bf16>(s * sum[i][j][e]));
+                }
+            }
+        }
+    }
 }
 
-// A block takes 32 columns: a warp adds every eighth strip.
-extern "C" __global__ void __launch_bounds__(256) dora_magnitude_f32(float* dm, const float* partial, const float* m, const float* n,
-    int from_output, int strips, int width) {
+// A thread takes columns, and then a warp rows of dh.
+__device__ void backward(const float* dy, const float* value, const float* m, const float* n, const float* bias, const float* b, float s,
+    float* dz, float* rest, float* dh, float* partial, int rows, int width, int rank) {
+    const int first = blockIdx.x * BACK_ROWS, end = min(rows, first + BACK_ROWS);
+    const int thread = blockIdx.y * blockDim.x + threadIdx.x, threads = gridDim.y * blockDim.x;
+    for (int column = thread; column < width; column += threads) {
+        const float norm = ld_reused(n + column), gain = norm == 0.0f ? 1.0f : ld_reused(m + column) / norm;
+        const float shift = bias ? ld_reused(bias + column) : 0.0f;
+        float sum = 0.0f;
+        for (int row = first; row < end; row++) {
+            const size_t at = size_t(row) * width + column;
+            const float x = ld(dy + at);
+            sum += x * (ld(value + at) - shift);
+            st(dz + at, gain * x);
+            if (rest) st(rest + at, (gain - 1.0f) * x);
+            flops(rest ? 6 : 4);
+        }
+        st(partial + size_t(blockIdx.x) * width + column, sum);
+    }
+    if (!dh) return;
+    __syncthreads();
+    for (int row = first + threadIdx.x / 32; row < end; row += BACK_WARPS) {
+        for (int k = 0; k < rank; k++) {
+            float sum = 0.0f;
+            for (int i = threadIdx.x % 32; i < width; i += 32) {
+                sum += ld_reused(dz + size_t(row) * width + i) * ld_reused(b + size_t(i) * rank + k);
+                flops(2);
+            }
+            sum = warp_sum(sum);
+            if (threadIdx.x % 32 == 0) st(dh + size_t(row) * rank + k, s * sum);
+        }
+    }
+}
+
+// ---- the magnitudes' gradient ----
+
+// dm of a column that vanished, by the block: warps take rows, lanes elements of x and h.
+template <class T>
+__device__ float of_vanished(const T* dy, const T* x, const T* h, const T* w, const float* b, float s, int o, int rows, int inner, int rank,
+    int width) {
+    float sum = 0.0f;
+    for (int row = threadIdx.x / 32; row < rows; row += WARPS) {
+        float straight = 0.0f, update = 0.0f;
+        for (int i = threadIdx.x % 32; i < inner; i += 32) {
+            straight += to_f32(ld(x + size_t(row) * inner + i)) * to_f32(ld_reused(w + size_t(o) * inner + i));
+        }
+        for (int i = threadIdx.x % 32; i < rank; i += 32) {
+            update += to_f32(ld(h + size_t(row) * rank + i)) * ld_reused(b + size_t(o) * rank + i);
+        }
+        sum += to_f32(ld_reused(dy + size_t(row) * width + o)) * (straight + s * update);
+    }
+    return block_sum(sum);
+}
+
+// A block takes 32 columns: a warp adds every eighth strip, the first one adds the warps' sums.
+template <class T>
+__device__ void magnitude(float* dm, const float* partial, const T* dy, const T* x, const T* h, const T* w, const float* b, const float* m,
+    const float* n, float s, int strips, int rows, int inner, int rank, int width) {
     __shared__ float sums[WARPS][32];
+    __shared__ unsigned left;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (column < width) {
@@ -124,39 +259,23 @@ extern "C" __global__ void __launch_bounds__(256) dora_magnitude_f32(float* dm, 
     }
     sums[warp][lane] = sum;
     __syncthreads();
-    if (warp != 0 || column >= width) return;
-    for (int other = 1; other < WARPS; other++) sum += sums[other][lane];
-    const float norm = ld(n + column), by = from_output ? ld(m + column) : norm;
-    st(dm + column, norm == 0.0f || vanished(by, norm) ? 0.0f : sum / by);
-    flops(strips);
-}
-
-// A block looks at 32 columns; for one that vanished, warps take rows and lanes elements of x and h.
-template <class T>
-__device__ void vanished_columns(float* dm, const T* dy, const T* x, const T* h, const T* w, const float* b, const float* m, const float* n,
-    float s, int rows, int inner, int rank, int width) {
-    const int lane = threadIdx.x % 32, own = blockIdx.x * 32 + lane;
-    bool has_vanished = false;
-    if (own < width) {
-        // The first warp of a block fetches them from memory, the others from cache.
-        has_vanished = threadIdx.x < 32 ? vanished(ld(m + own), ld(n + own)) : vanished(ld_reused(m + own), ld_reused(n + own));
-    }
-    unsigned left = __ballot_sync(0xFFFFFFFF, has_vanished);
-    for (; left != 0; left &= left - 1) {
-        const int o = blockIdx.x * 32 + __ffs(left) - 1;
-        float sum = 0.0f;
-        for (int row = threadIdx.x / 32; row < rows; row += WARPS) {
-            float straight = 0.0f, update = 0.0f;
-            for (int i = lane; i < inner; i += 32) {
-                straight += to_f32(ld(x + size_t(row) * inner + i)) * to_f32(ld_reused(w + size_t(o) * inner + i));
-            }
-            for (int i = lane; i < rank; i += 32) {
-                update += to_f32(ld(h + size_t(row) * rank + i)) * ld_reused(b + size_t(o) * rank + i);
-            }
-            sum += to_f32(ld_reused(dy + size_t(row) * width + o)) * (straight + s * update);
+    if (warp == 0) {
+        for (int other = 1; other < WARPS; other++) sum += sums[other][lane];
+        bool later = false;
+        if (column < width) {
+            const float norm = ld(n + column), own = ld(m + column), by = dy ? own : norm;
+            later = dy && vanished(own, norm);
+            if (!later) st(dm + column, norm == 0.0f ? 0.0f : sum / by);
+            flops(strips);
         }
-        sum = block_sum(sum);
-        if (threadIdx.x == 0) st(dm + o, sum / ld(n + o));
+        const unsigned which = __ballot_sync(0xFFFFFFFF, later);
+        if (lane == 0) left = which;
+    }
+    __syncthreads();
+    for (unsigned columns = left; columns != 0; columns &= columns - 1) {
+        const int o = blockIdx.x * 32 + __ffs(columns) - 1;
+        const float total = of_vanished(dy, x, h, w, b, s, o, rows, inner, rank, width);
+        if (threadIdx.x == 0) st(dm + o, total / ld_reused(n + o));
     }
 }
 
@@ -170,21 +289,23 @@ extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_bf16(cons
     width % PER16<bf16> == 0 ? compose_dropout<PER16<bf16>>(base, low, s, m, n, bias, z, y, rows, width)
                              : compose_dropout<1>(base, low, s, m, n, bias, z, y, rows, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_backward_f32(const float* dy, const float* value, const float* m,
-    const float* n, const float* bias, float* dz, float* rest, float* partial, int rows, int width) {
-    width % PER16<float> == 0 ? backward<PER16<float>>(dy, value, m, n, bias, dz, rest, partial, rows, width)
-                              : backward<1>(dy, value, m, n, bias, dz, rest, partial, rows, width);
+extern "C" __global__ void __launch_bounds__(512) dora_backward_f32(const float* dy, const float* value, const float* m, const float* n,
+    const float* bias, const float* b, float s, float* dz, float* rest, float* dh, float* partial, int rows, int width, int rank) {
+    backward(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_backward_bf16(const bf16* dy, const bf16* value, const float* m,
-    const float* n, const float* bias, bf16* dz, bf16* rest, float* partial, int rows, int width) {
-    width % PER16<bf16> == 0 ? backward<PER16<bf16>>(dy, value, m, n, bias, dz, rest, partial, rows, width)
-                             : backward<1>(dy, value, m, n, bias, dz, rest, partial, rows, width);
+extern "C" __global__ void __launch_bounds__(512, 1) dora_backward_bf16(const bf16* dy, const bf16* value, const float* m, const float* n,
+    const float* bias, const float* b, float s, bf16* dz, bf16* rest, bf16* dh, float* partial, int rows, int width, int rank) {
+    if (!dh) backward<0>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
+    else if (rank <= 16) backward<16>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
+    else backward<32>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_vanished_f32(float* dm, const float* dy, const float* x, const float* h, const float* w,
-    const float* b, const float* m, const float* n, float s, int rows, int inner, int rank, int width) {
-    vanished_columns(dm, dy, x, h, w, b, m, n, s, rows, inner, rank, width);
+extern "C" __global__ void __launch_bounds__(256) dora_magnitude_f32(float* dm, const float* partial, const float* dy, const float* x,
+    const float* h, const float* w, const float* b, const float* m, const float* n, float s, int strips, int rows, int inner, int rank,
+    int width) {
+    magnitude(dm, partial, dy, x, h, w, b, m, n, s, strips, rows, inner, rank, width);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_vanished_bf16(float* dm, const bf16* dy, const bf16* x, const bf16* h, const bf16* w,
-    const float* b, const float* m, const float* n, float s, int rows, int inner, int rank, int width) {
-    vanished_columns(dm, dy, x, h, w, b, m, n, s, rows, inner, rank, width);
+extern "C" __global__ void __launch_bounds__(256) dora_magnitude_bf16(float* dm, const float* partial, const bf16* dy, const bf16* x,
+    const bf16* h, const bf16* w, const float* b, const float* m, const float* n, float s, int strips, int rows, int inner, int rank,
+    int width) {
+    magnitude(dm, partial, dy, x, h, w, b, m, n, s, strips, rows, inner, rank, width);
 }

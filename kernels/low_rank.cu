@@ -1,120 +1,43 @@
 // The products of a low-rank update whose rank side is narrow: onto it, and back. P is a parameter as it is kept, f32, rounded to T
 // where it is multiplied: A (r, wide), `by_rows`, or B (wide, r). Sums are f32 and rounded once. Every output is overwritten.
 //
-//   low_rank_project   h (rows, r) = s·x·P, x (rows, wide): h = x·Aᵀ, dh = s·dz·B. Of T.
-//   low_rank_cross     the same, h of f32: U = W·Aᵀ, G = A·Aᵀ.
+//   low_rank_project   h (rows, r) = s·x·P, x (rows, wide): h = x·Aᵀ, dh = s·dz·B.
 //   low_rank_compose   y (rows, wide) = g ⊙ (z + s·h·P) + b, which may be z; z may be missing and is then 0; g = m/n, 1 where n is 0
 //                      or where there are no m and n; b may be missing. LoRA's and DoRA's output, and dx + dh·A.
 //
 // Least traffic: x once; z and y once. P comes from a cache, h in compose too. In bf16 2 B an element of x, 4 B of y, beside 2·r FLOPs
 // on tensor cores, so memory decides up to r of about 200.
 //
-// project, bf16: a block takes 32 rows and 16 or 32 columns of h, warp w the slices w, w + 8, … of 32 along x's rows; the warps' sums
-// are added in shared memory, always in the same order. A lane loads 16 bytes of a row: eight elements along the sum, which as the
-// operands of two mma stand in another order than in memory, for x and for P alike. compose, bf16: a warp takes 32 columns and 64 rows;
-// the columns of four mma are interleaved so that a lane's eight results lie side by side. f32 is for tests and for G.
-#include "common.cuh"
-
-constexpr int WARPS = 8;
-
-__device__ __forceinline__ uint32_t pair(uint16_t low, uint16_t high) { return uint32_t(low) | uint32_t(high) << 16; }
+// project, bf16: a block takes 32 rows and 16 or 32 columns of h (low_rank.cuh). compose, bf16: a warp takes 32 columns and 32 rows at a
+// time, of as many as the grid leaves it; the columns of four mma are interleaved so that a lane's eight results lie side by side; z
+// and, up to r = 16, h of the next rows are loaded before these are multiplied. f32 is for tests.
+#include "low_rank.cuh"
 
 // ---- project ----
 
 constexpr int PROJECT_ROWS = 32; // of a block
-constexpr int SLICE = 32;        // of a row of x, that a warp takes at a time
-
-// Eight elements of a row from `at` on; zeros behind its end.
-__device__ __forceinline__ uint4 eight(const bf16* row, int at, int inner) {
-    if (inner % 8 == 0) return at < inner ? ld16(row + at) : make_uint4(0, 0, 0, 0);
-    uint16_t x[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = at + i < inner ? ld(row + at + i).bits : 0;
-    return make_uint4(pair(x[0], x[1]), pair(x[2], x[3]), pair(x[4], x[5]), pair(x[6], x[7]));
-}
-
-// P for column n of h: the elements `at` to `at` + 7 along the sum.
-template <bool BY_ROWS>
-__device__ __forceinline__ uint4 eight_of(const float* p, int n, int at, int inner, int rank) {
-    float x[8] = {};
-    if (BY_ROWS && inner % 8 == 0) {
-        if (n < rank && at < inner) load_reused(p + size_t(n) * inner + at, x);
-    } else {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (n < rank && at + i < inner) x[i] = ld_reused(p + (BY_ROWS ? size_t(n) * inner + at + i : size_t(at + i) * rank + n));
-        }
-    }
-    return make_uint4(pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3]), pack_bf16x2(x[4], x[5]), pack_bf16x2(x[6], x[7]));
-}
 
 // N columns of h from blockIdx.y · N on.
-template <int N, bool BY_ROWS, class Out>
-__device__ void project_columns(Out* h, const bf16* x, const float* p, float s, int rows, int inner, int rank) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    const int first = blockIdx.x * PROJECT_ROWS, column = blockIdx.y * N;
-    const bf16* row[4]; // those of this lane; in place of one past the end the last
+template <int N, bool BY_ROWS>
+__device__ void project_columns(bf16* h, const bf16* x, const float* p, float s, int rows, int inner, int rank) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first = blockIdx.x * PROJECT_ROWS, column = blockIdx.y * N;
+    float sum[PROJECT_ROWS / 16][N / 8][4];
+    onto_rank<PROJECT_ROWS / 16, N, BY_ROWS>(x, p, first, column, rows, inner, rank, sum);
+    if (threadIdx.x >= 32) return;
 #pragma unroll
-    for (int i = 0; i < 4; i++) row[i] = x + size_t(min(first + g + 8 * i, rows - 1)) * inner;
-    float sum[2][N / 8][4] = {};
-    uint4 a[4], next[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) next[i] = eight(row[i], warp * SLICE + 8 * t, inner);
-    for (int k = warp * SLICE; k < inner; k += WARPS * SLICE) {
-        const int at = k + 8 * t;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            a[i] = next[i];
-            next[i] = eight(row[i], at + WARPS * SLICE, inner);
-        }
-#pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-            const uint4 b = eight_of<BY_ROWS>(p, column + 8 * j + g, at, inner, rank);
-            const uint32_t early[2] = {b.x, b.y}, late[2] = {b.z, b.w};
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const uint32_t left[4] = {a[2 * i].x, a[2 * i + 1].x, a[2 * i].y, a[2 * i + 1].y};
-                const uint32_t right[4] = {a[2 * i].z, a[2 * i + 1].z, a[2 * i].w, a[2 * i + 1].w};
-                mma_m16n8k16_bf16(sum[i][j], left, early, sum[i][j]);
-                mma_m16n8k16_bf16(sum[i][j], right, late, sum[i][j]);
-            }
-        }
-        flops(2 * N * SLICE);
-    }
-
-    // Half of the warps hand their sums to the other half, until one has all; a lane's numbers lie 32 apart.
-    float* shared = reinterpret_cast<float*>(dynamic_smem());
-    constexpr int OWN = N;
-#pragma unroll
-    for (int half = WARPS / 2; half > 0; half /= 2) {
-        float* place = shared + size_t(warp % half) * 32 * OWN + lane;
-        if (warp >= half && warp < 2 * half) {
-#pragma unroll
-            for (int e = 0; e < OWN; e++) place[32 * e] = sum[e / (OWN / 2)][e / 4 % (N / 8)][e % 4];
-        }
-        __syncthreads();
-        if (warp < half) {
-#pragma unroll
-            for (int e = 0; e < OWN; e++) sum[e / (OWN / 2)][e / 4 % (N / 8)][e % 4] += place[32 * e];
-        }
-        __syncthreads();
-    }
-    if (warp != 0) return;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < PROJECT_ROWS / 16; i++) {
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const int r = first + 16 * i + 8 * (e / 2) + g, n = column + 8 * j + 2 * t + e % 2;
-                if (r < rows && n < rank) st(h + size_t(r) * rank + n, from_f32<Out>(s * sum[i][j][e]));
+                if (r < rows && n < rank) st(h + size_t(r) * rank + n, from_f32<bf16>(s * sum[i][j][e]));
             }
         }
     }
 }
 
-template <class Out>
-__device__ void project(Out* h, const bf16* x, const float* p, float s, int by_rows, int rows, int inner, int rank) {
+__device__ void project(bf16* h, const bf16* x, const float* p, float s, int by_rows, int rows, int inner, int rank) {
     if (rank <= 16) {
         by_rows ? project_columns<16, true>(h, x, p, s, rows, inner, rank) : project_columns<16, false>(h, x, p, s, rows, inner, rank);
     } else {
@@ -139,18 +62,28 @@ __device__ void project(float* h, const float* x, const float* p, float s, int b
 
 // ---- compose ----
 
-constexpr int ROWS = 64; // of a block
-constexpr int TILE = 16; // of them, that a warp multiplies at a time
+constexpr int TILE = 16; // rows that a warp multiplies at a time
 constexpr int BATCH = 2; // tiles whose loads are under way together
+
+// The rows of a block, from `row` on to before `end`: whole batches.
+__device__ __forceinline__ void block_rows(int rows, int& row, int& end) {
+    const int batches = (rows + BATCH * TILE - 1) / (BATCH * TILE), own = (batches + int(gridDim.y) - 1) / int(gridDim.y) * BATCH * TILE;
+    row = int(blockIdx.y) * own;
+    end = min(rows, row + own);
+}
 
 // P for a column of y: the elements k to k + 3 along the sum.
 template <bool BY_ROWS>
 __device__ __forceinline__ uint2 four_of(const float* p, int column, int k, int width, int rank) {
-    float x[4];
+    float x[4] = {};
+    if (!BY_ROWS && rank % 4 == 0) {
+        if (column < width && k < rank) load_reused(p + size_t(column) * rank + k, x);
+    } else {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const size_t at = BY_ROWS ? size_t(k + i) * width + column : size_t(column) * rank + k + i;
-        x[i] = column < width && k + i < rank ? ld_reused(p + at) : 0.0f;
+        for (int i = 0; i < 4; i++) {
+            const size_t at = BY_ROWS ? size_t(k + i) * width + column : size_t(column) * rank + k + i;
+            if (column < width && k + i < rank) x[i] = ld_reused(p + at);
+        }
     }
     return make_uint2(pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3]));
 }
@@ -173,9 +106,23 @@ template <int STEPS, bool BY_ROWS>
 __device__ void compose_rows(const bf16* z, const bf16* h, const float* p, float s, const float* m, const float* n, const float* bias,
     bf16* y, int rows, int width, int rank) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * 32, own = first + 8 * t, end = min(rows, int(blockIdx.y + 1) * ROWS);
-    if (first >= width) return;
-    const bool whole = width % 8 == 0;
+    const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * 32, own = first + 8 * t;
+    int begin, end;
+    block_rows(rows, begin, end);
+    if (first >= width || begin >= end) return;
+    // A lane's parts of z and of h for a batch of rows, on their way while the one before is multiplied.
+    constexpr int AHEAD = STEPS == 1 ? 1 : 0;
+    uint4 next[BATCH][2];
+    uint2 next_h[BATCH][2];
+    const auto fetch = [&](int row) {
+#pragma unroll
+        for (int i = 0; i < 2 * BATCH; i++) {
+            const int r = row + 8 * i + g;
+            next[i / 2][i % 2] = z && r < end && own < width ? eight(z + size_t(r) * width, own, width) : make_uint4(0, 0, 0, 0);
+            if (AHEAD) next_h[i / 2][i % 2] = four(h + size_t(min(r, rows - 1)) * rank, 4 * t, rank);
+        }
+    };
+    fetch(begin);
     float gain[8], shift[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -190,36 +137,22 @@ __device__ void compose_rows(const bf16* z, const bf16* h, const float* p, float
 #pragma unroll
         for (int j = 0; j < 4; j++) held[step][j] = four_of<BY_ROWS>(p, column + 2 * j, 16 * step + 4 * t, width, rank);
     }
-    for (int row = blockIdx.y * ROWS; row < end; row += BATCH * TILE) {
-        float x[BATCH][2][8];
-        bool inside[BATCH][2];
+    for (int row = begin; row < end; row += BATCH * TILE) {
+        uint4 x[BATCH][2];
+        uint2 now[BATCH][2];
 #pragma unroll
-        for (int tile = 0; tile < BATCH; tile++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int r = row + tile * TILE + half * 8 + g;
-                inside[tile][half] = r < end && own < width;
-                const bf16* from = z + size_t(r) * width + own;
-#pragma unroll
-                for (int i = 0; i < 8; i++) x[tile][half][i] = 0.0f;
-                if (!z || !inside[tile][half]) continue;
-                if (whole) {
-                    load(from, x[tile][half]);
-                } else {
-#pragma unroll
-                    for (int i = 0; i < 8; i++) {
-                        if (own + i < width) x[tile][half][i] = to_f32(ld(from + i));
-                    }
-                }
-            }
+        for (int i = 0; i < 2 * BATCH; i++) {
+            x[i / 2][i % 2] = next[i / 2][i % 2];
+            if (AHEAD) now[i / 2][i % 2] = next_h[i / 2][i % 2];
         }
+        fetch(row + BATCH * TILE);
 #pragma unroll
         for (int tile = 0; tile < BATCH; tile++) {
             const int r = row + tile * TILE + g;
             const bf16 *upper = h + size_t(min(r, rows - 1)) * rank, *lower = h + size_t(min(r + 8, rows - 1)) * rank;
             float sum[4][4] = {};
             const auto multiply = [&](int k, const uint2(&b)[4]) {
-                const uint2 up = four(upper, k, rank), low = four(lower, k, rank);
+                const uint2 up = AHEAD ? now[tile][0] : four(upper, k, rank), low = AHEAD ? now[tile][1] : four(lower, k, rank);
                 const uint32_t a[4] = {up.x, low.x, up.y, low.y};
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
@@ -240,20 +173,13 @@ __device__ void compose_rows(const bf16* z, const bf16* h, const float* p, float
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                if (!inside[tile][half]) continue;
-                float(&value)[8] = x[tile][half];
+                if (r + 8 * half >= end || own >= width) continue;
+                float value[8];
+                unpack<bf16>(x[tile][half], value);
 #pragma unroll
                 for (int i = 0; i < 8; i++) value[i] = gain[i] * (value[i] + s * sum[i / 2][2 * half + i % 2]) + shift[i];
                 flops(4 * 8);
-                bf16* to = y + size_t(r + 8 * half) * width + own;
-                if (whole) {
-                    store(to, value);
-                } else {
-#pragma unroll
-                    for (int i = 0; i < 8; i++) {
-                        if (own + i < width) st(to + i, from_f32<bf16>(value[i]));
-                    }
-                }
+                store_eight(y + size_t(r + 8 * half) * width, own, width, pack<bf16>(value));
             }
         }
     }
@@ -275,21 +201,15 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_project_bf16(bf16*
     int rows, int inner, int rank) {
     project(h, x, p, s, by_rows, rows, inner, rank);
 }
-extern "C" __global__ void __launch_bounds__(256) low_rank_cross_f32(float* h, const float* x, const float* p, float s, int by_rows,
-    int rows, int inner, int rank) {
-    project(h, x, p, s, by_rows, rows, inner, rank);
-}
-extern "C" __global__ void __launch_bounds__(256, 2) low_rank_cross_bf16(float* h, const bf16* x, const float* p, float s, int by_rows,
-    int rows, int inner, int rank) {
-    project(h, x, p, s, by_rows, rows, inner, rank);
-}
 // A thread a column.
 extern "C" __global__ void __launch_bounds__(256) low_rank_compose_f32(const float* z, const float* h, const float* p, float s,
     const float* m, const float* n, const float* bias, float* y, int by_rows, int rows, int width, int rank) {
-    const int column = blockIdx.x * 256 + threadIdx.x, end = min(rows, int(blockIdx.y + 1) * ROWS);
+    const int column = blockIdx.x * 256 + threadIdx.x;
+    int row, end;
+    block_rows(rows, row, end);
     if (column >= width) return;
     const float gain = gain_of(m, n, column), shift = bias ? ld_reused(bias + column) : 0.0f;
-    for (int row = blockIdx.y * ROWS; row < end; row++) {
+    for (; row < end; row++) {
         float sum = 0.0f;
         for (int k = 0; k < rank; k++) {
             const size_t at = by_rows ? size_t(k) * width + column : size_t(column) * rank + k;

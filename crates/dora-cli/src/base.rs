@@ -1,11 +1,11 @@
 //! A model's folder: architecture, tokenizer, weights, and the hash that names them.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::Result;
+use blake3::{Hash, Hasher};
 use clap::ValueEnum;
 use dora_models::checkpoint::Checkpoint;
 use dora_models::error::Error;
@@ -14,7 +14,6 @@ use dora_models::nf4;
 use dora_models::tokenizer::Tokenizer;
 use dora_tensor::{DType, Device, Nf4Options};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::console::Console;
 
@@ -48,7 +47,7 @@ pub struct Base {
     pub device: Device,
     /// How its linear layers are held in 4 bits, if they are: as the folder has them, else as was asked for.
     pub nf4: Option<Nf4Options>,
-    sha256: OnceLock<String>,
+    blake3: OnceLock<String>,
 }
 
 impl Base {
@@ -65,24 +64,15 @@ impl Base {
         let nf4 = nf4::stored_options(&checkpoint, model.shape())?.or(options.weights.nf4);
         let dtype = options.dtype().or(checkpoint.dtype()).unwrap_or(DType::F32);
         let (dir, device) = (dir.to_owned(), options.device);
-        Ok(Base { dir, architecture, model, tokenizer, dtype, device, nf4, sha256: OnceLock::new() })
+        Ok(Base { dir, architecture, model, tokenizer, dtype, device, nf4, blake3: OnceLock::new() })
     }
 
     /// The hash of its folder, read once.
-    pub fn sha256(&self) -> Result<&str> {
-        match self.sha256.get() {
+    pub fn blake3(&self) -> Result<&str> {
+        match self.blake3.get() {
             Some(hash) => Ok(hash),
-            None => sha256(&self.dir).map(|hash| self.sha256.get_or_init(|| hash).as_str()),
+            None => blake3(&self.dir).map(|hash| self.blake3.get_or_init(|| hash).as_str()),
         }
-    }
-
-    /// Bytes that its hash is of.
-    pub fn bytes(&self) -> Result<u64> {
-        let bytes = |path: &PathBuf| {
-            let unreadable = |source| Error::Io { action: "read", path: path.clone(), source };
-            Ok(fs::metadata(path).map_err(unreadable)?.len())
-        };
-        files(&self.dir)?.iter().map(bytes).sum()
     }
 
     /// Tokens that end a text: the configuration's, else the tokenizer's.
@@ -102,9 +92,9 @@ impl Base {
     }
 }
 
-/// SHA-256 over the SHA-256 of `config.json` and of every safetensors file of a model's folder, in the order of their names.
-pub fn sha256(dir: &Path) -> Result<String> {
-    files_sha256(&files(dir)?)
+/// BLAKE3 over the BLAKE3 of `config.json` and of every safetensors file of a model's folder, in the order of their names.
+pub fn blake3(dir: &Path) -> Result<String> {
+    files_blake3(&files(dir)?)
 }
 
 /// What a model's hash is of.
@@ -122,22 +112,19 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// SHA-256 over the SHA-256 of each file, in this order.
-pub fn files_sha256(files: &[PathBuf]) -> Result<String> {
-    let hashes: Vec<[u8; 32]> = files.par_iter().map(|path| file_sha256(path)).collect::<Result<_>>()?;
-    let mut all = Sha256::new();
-    hashes.iter().for_each(|hash| all.update(hash));
-    Ok(format!("{:x}", all.finalize()))
+/// BLAKE3 over the BLAKE3 of each file, in this order. The files are read, not mapped: mapped pages would count into the
+/// process's peak memory.
+pub fn files_blake3(files: &[PathBuf]) -> Result<String> {
+    let mut all = Hasher::new();
+    for hash in files.par_iter().map(|path| file_blake3(path)).collect::<Result<Vec<Hash>>>()? {
+        all.update(hash.as_bytes());
+    }
+    Ok(all.finalize().to_hex().to_string())
 }
 
-fn file_sha256(path: &Path) -> Result<[u8; 32]> {
+fn file_blake3(path: &Path) -> Result<Hash> {
     let unreadable = |source| Error::Io { action: "read", path: path.to_owned(), source };
-    let mut file = fs::File::open(path).map_err(unreadable)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(unreadable)? {
-            0 => return Ok(hash.finalize().into()),
-            n => hash.update(&buffer[..n]),
-        }
-    }
+    let mut hasher = Hasher::new();
+    hasher.update_reader(fs::File::open(path).map_err(unreadable)?).map_err(unreadable)?;
+    Ok(hasher.finalize())
 }

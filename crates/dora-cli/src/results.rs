@@ -84,15 +84,15 @@ pub fn summary_path(output: &Path) -> PathBuf {
 /// record of that training where there is one; how the weights are held; and this program's version.
 pub fn identity(adapter: Option<&Path>, held: &Base) -> Result<Map<String, Value>> {
     let training = run_record(adapter.unwrap_or(&held.dir))?;
-    let model_sha256 = held.sha256()?;
+    let model_blake3 = held.blake3()?;
     // A fine-tune of all weights is a model of its own, made from another.
     let base = match (adapter, &training) {
-        (None, Some(run)) if run["settings"]["method"] == "full" => run["base_sha256"].as_str(),
+        (None, Some(run)) if run["settings"]["method"] == "full" => run["base_blake3"].as_str(),
         _ => None,
     };
     Ok(into_map(json!({
-        "base_sha256": base.unwrap_or(model_sha256), "model_sha256": model_sha256,
-        "adapter_sha256": adapter.map(adapter_sha256).transpose()?,
+        "base_blake3": base.unwrap_or(model_blake3), "model_blake3": model_blake3,
+        "adapter_blake3": adapter.map(adapter_blake3).transpose()?,
         "nf4": held.nf4.map(|nf4| json!({ "block_size": nf4.block_size, "double_quant": nf4.double_quant })),
         "dtype": held.dtype.to_string(), "training": training, "dora_version": env!("CARGO_PKG_VERSION"),
     })))
@@ -104,8 +104,8 @@ pub fn adapter_files(dir: &Path) -> [PathBuf; 2] {
 }
 
 /// The hash of an adapter in a folder.
-pub fn adapter_sha256(dir: &Path) -> Result<String> {
-    base::files_sha256(&adapter_files(dir))
+pub fn adapter_blake3(dir: &Path) -> Result<String> {
+    base::files_blake3(&adapter_files(dir))
 }
 
 /// `run.json` of a folder, where it has one.
@@ -127,13 +127,13 @@ pub struct OtherBase {
 
 impl OtherBase {
     /// Of the folders of an adapter and of a model, which is hashed only where there is something to compare with.
-    pub fn of(adapter: &Path, model: &Path, sha256: impl FnOnce() -> Result<String>) -> Result<Option<Self>> {
+    pub fn of(adapter: &Path, model: &Path, blake3: impl FnOnce() -> Result<String>) -> Result<Option<Self>> {
         let Some(run) = run_record(adapter)? else { return Ok(None) };
-        let Some(expected) = run["base_sha256"].as_str() else { return Ok(None) };
-        let found = sha256()?;
+        let Some(expected) = run["base_blake3"].as_str() else { return Ok(None) };
+        let found = blake3()?;
         let short = |hash: &str| hash.chars().take(12).collect::<String>();
         let text = format!(
-            "{} is not the base that {} was trained on: found base_sha256 {}, expected {} by its run.json",
+            "{} is not the base that {} was trained on: found base_blake3 {}, expected {} by its run.json",
             model.display(),
             adapter.display(),
             short(&found),

@@ -53,11 +53,11 @@ fn by_likelihood() {
     assert_eq!(keys(&plain), FIGURES);
     let object = score(&data, &["--output", shown(&out)]).good().object();
     let identity = [
-        "adapter_sha256",
-        "base_sha256",
+        "adapter_blake3",
+        "base_blake3",
         "dora_version",
         "dtype",
-        "model_sha256",
+        "model_blake3",
         "nf4",
         "output",
         "peak_rss_mb",
@@ -88,8 +88,8 @@ fn by_likelihood() {
     assert!((number("loss") - mean).abs() < 1e-12);
     let hashes: std::collections::HashSet<&Value> = lines.iter().map(|line| &line["item"]).collect();
     assert_eq!(hashes.len(), 23);
-    assert_eq!(object["base_sha256"], object["model_sha256"]);
-    assert!(object["adapter_sha256"].is_null() && object["training"].is_null() && object["nf4"].is_null());
+    assert_eq!(object["base_blake3"], object["model_blake3"]);
+    assert!(object["adapter_blake3"].is_null() && object["training"].is_null() && object["nf4"].is_null());
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn what_was_learned_is_said_in_both_ways() {
     assert!(said.iter().all(|line| line["predicted"] == "true"));
     assert_eq!(likelihood["nf4"], json!({ "block_size": 64, "double_quant": true }));
     assert_eq!(likelihood["training"], read_json(&adapter.join("run.json")));
-    assert_eq!(likelihood["adapter_sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(likelihood["adapter_blake3"].as_str().unwrap().len(), 64);
     let (generation, said) = by("generation", &[]);
     assert_eq!(
         (&generation["right"], &generation["unparsed"], &generation["by"]),
@@ -143,8 +143,8 @@ fn a_full_fine_tune_keeps_the_name_of_its_base() {
         dora(line).good().object()
     };
     let (base, full) = (of(&embedded(), "base.jsonl"), of(&full, "full.jsonl"));
-    assert_eq!(base["base_sha256"], full["base_sha256"]);
-    assert!(base["model_sha256"] != full["model_sha256"]);
+    assert_eq!(base["base_blake3"], full["base_blake3"]);
+    assert!(base["model_blake3"] != full["model_blake3"]);
     assert_eq!(full["training"]["settings"]["method"], "full");
 }
 

@@ -51,11 +51,15 @@ fn within_noise() {
     assert!((number(&object["tasks"][0]["needed"]) - 4021.0).abs() <= 5.0, "{object}");
     let next = text(&object["next"]);
     assert!(
-        next.starts_with("about 4,000 questions like these would show a difference of 1.8 points of accuracy, if that"),
+        next.starts_with(
+            "a true difference of 1.8 points of accuracy would need about 4,000 questions like these in all to be "
+        ),
         "{next}"
     );
     assert!(
-        next.contains("these 500 are enough only for 5.1 points of accuracy or more (found 4 times out of 5)"),
+        next.contains(
+            "found 4 times out of 5; with these 500, only 5.1 points of accuracy or more would be. Then, as training"
+        ),
         "{next}"
     );
     let ran = dora(["compare", shown(&a), shown(&b)]).good();
@@ -73,12 +77,16 @@ fn even_and_the_same() {
     assert_eq!(object["verdict"], "Within noise: A and B are even (p = 1).");
     // A point of accuracy: 7.85·0.2/0.01².
     assert!(
-        text(&object["next"]).starts_with("about 16,000 questions like these would show a difference of 1.0 points"),
+        text(&object["next"])
+            .starts_with("a true difference of 1.0 points of accuracy would need about 16,000 questions"),
         "{object}"
     );
     let (a, b) = both(&room, [20, 0, 0, 20]);
     let object = compare(&[&a, &b]);
-    assert_eq!(object["verdict"], "Within noise: A and B do the same on every one of the 40 questions.");
+    assert_eq!(
+        object["verdict"],
+        "Within noise: A and B are right and wrong on the same 40 questions, which does not show that they are equal."
+    );
     assert!(text(&object["next"]).starts_with("these 40 questions do not tell the two apart at all"), "{object}");
     assert!(object["tasks"][0]["needed"].is_null() && object["better"].is_null());
 }
@@ -160,14 +168,17 @@ fn four_seeds_or_more_speak_for_the_methods() {
     );
     let (a, b) = seeds(&room, 4, 0);
     let object = compare(&[&a[..], &b].concat());
-    assert!(text(&object["next"]).contains(" seeds an arm would show a difference of "), "{object}");
+    assert!(text(&object["next"]).contains(" seeds an arm in all to be found 4 times out of 5; "), "{object}");
     // Three are not enough: items are tested, each its mean over the seeds.
     let (a, b) = seeds(&room, 3, 4);
     let object = compare(&[&a[..], &b].concat());
     let task = &object["tasks"][0];
     assert_eq!((&task["unit"], &task["n"]), (&json!("questions"), &json!(100)));
     assert!((number(&task["difference"]) - 0.05).abs() < 1e-9, "{task}");
-    assert!(text(&object["next"]).contains("3 runs of each cannot speak for the methods"), "{object}");
+    assert!(
+        text(&object["next"]).contains("at least 4 seeds, of which these runs are 3, and compare all."),
+        "{object}"
+    );
 }
 
 #[test]

@@ -25,8 +25,8 @@ fn unlike_things() {
     let right = [true, false, true, true, false];
     let a = answers(&room, "a", &right, json!({}));
     let of = |name: &str, changed: Value| answers(&room, name, &right, changed);
-    let base = of("base", json!({ "base_sha256": "another" }));
-    not_alike(&a, &base, "their base models differ (found base and another as base_sha256)");
+    let base = of("base", json!({ "base_blake3": "another" }));
+    not_alike(&a, &base, "their base models differ (found base and another as base_blake3)");
     let data = of("data", json!({ "data_sha256": "0123456789abcdef" }));
     not_alike(&a, &data, "they were measured on different data (found data and 0123456789ab as SHA-256)");
     let by = of("by", json!({ "by": "generation" }));
@@ -157,11 +157,11 @@ fn sides_that_mix_methods() {
     let found = format!("{} is one of 2 on the same data but no seed is on record", shown(&unknown[0]));
     refuses(&unknown, &format!("{found}, expected results of trained models (run.json beside the adapter)"));
     let mut other = training("dora", 1);
-    (other["base_sha256"], other["method"]) = (json!("another"), json!("dora"));
+    (other["base_blake3"], other["method"]) = (json!("another"), json!("dora"));
     let elsewhere =
         answers(&room, "elsewhere", &[true, false, true], json!({ "data_sha256": "t1", "training": other }));
     let mut here = training("lora", 1);
-    here["base_sha256"] = json!("one");
+    here["base_blake3"] = json!("one");
     let here = answers(&room, "here", &[true, false, true], json!({ "data_sha256": "t1", "training": here }));
-    not_alike(&here, &elsewhere, "they were trained on different base models (found one and another as base_sha256)");
+    not_alike(&here, &elsewhere, "they were trained on different base models (found one and another as base_blake3)");
 }

@@ -94,7 +94,7 @@ fn an_adapter_of_another_base() {
         let line = [command, "--model", shown(base), "--adapter", shown(&out)];
         dora(line.iter().chain(more))
     };
-    let says = format!("{} is not the base that {} was trained on: found base_sha256 ", shown(&other), shown(&out));
+    let says = format!("{} is not the base that {} was trained on: found base_blake3 ", shown(&other), shown(&out));
     let merged = room.path("merged");
     let told = [
         ("eval", vec!["--data", shown(&data)]),
@@ -103,11 +103,11 @@ fn an_adapter_of_another_base() {
     ];
     for (command, more) in &told {
         let (own, ran) = (line(command, &model, more).good(), line(command, &other, more).good());
-        assert!(!own.err.contains("base_sha256"), "{}", own.err);
+        assert!(!own.err.contains("base_blake3"), "{}", own.err);
         assert!(ran.err.contains(&format!("note: {says}")), "{}", ran.err);
-        let expected = read_json(&out.join("run.json"))["base_sha256"].as_str().unwrap()[..12].to_owned();
+        let expected = read_json(&out.join("run.json"))["base_blake3"].as_str().unwrap()[..12].to_owned();
         assert_eq!(hash(&ran.err, "expected "), expected);
-        assert_ne!(hash(&ran.err, "found base_sha256 "), expected);
+        assert_ne!(hash(&ran.err, "found base_blake3 "), expected);
     }
     let ran = line("merge", &other, &["--output", shown(&merged)]);
     let last = ran.err.lines().last().unwrap();
@@ -119,10 +119,10 @@ fn an_adapter_of_another_base() {
     train(&other, &data, &out, &["--method=qlora", "--max-steps=1"]).good();
     for base in ["original", "dequantized"] {
         let more = ["--merge-base", base, "--output", shown(&merged)];
-        assert!(!line("merge", &other, &more).good().err.contains("base_sha256"));
+        assert!(!line("merge", &other, &more).good().err.contains("base_blake3"));
         let ran = line("merge", &model, &more).good();
         assert!(ran.err.contains("; they may be the same weights, of which one is in 4 bits\n"), "{}", ran.err);
     }
     fs::remove_file(out.join("run.json")).unwrap();
-    assert!(!line("eval", &model, &["--data", shown(&data)]).good().err.contains("base_sha256"));
+    assert!(!line("eval", &model, &["--data", shown(&data)]).good().err.contains("base_blake3"));
 }

@@ -64,7 +64,7 @@ fn the_record_of_a_run() {
     let expected = [
         "adapter_config",
         "all_params",
-        "base_sha256",
+        "base_blake3",
         "data",
         "dora_version",
         "eval_data",
@@ -83,8 +83,9 @@ fn the_record_of_a_run() {
     let sha256 = |path: &Path| format!("{:x}", Sha256::digest(fs::read(path).unwrap()));
     assert_eq!(run["data"]["sha256"], sha256(&room.path("rows.jsonl")));
     assert_eq!(run["eval_data"]["sha256"], sha256(&held_out));
-    let files = ["config.json", "model.safetensors"].map(|name| Sha256::digest(fs::read(plain().join(name)).unwrap()));
-    assert_eq!(run["base_sha256"], format!("{:x}", Sha256::digest(files.concat())));
+    let files = ["config.json", "model.safetensors"]
+        .map(|name| *blake3::hash(&fs::read(plain().join(name)).unwrap()).as_bytes());
+    assert_eq!(run["base_blake3"], blake3::hash(&files.concat()).to_string());
     let settings = &run["settings"];
     for (key, value) in [
         ("method", json!("dora")),

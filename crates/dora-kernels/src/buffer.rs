@@ -32,6 +32,13 @@ pub struct ViewMut<'a> {
     pub(crate) element: Element,
 }
 
+impl View<'_> {
+    /// Type of the elements.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+}
+
 impl Buffer {
     /// `len` elements of arbitrary content.
     pub fn new(driver: &Arc<dyn Driver>, element: Element, len: usize) -> Result<Self> {

@@ -1,17 +1,26 @@
 //! A driver that can time what it is asked to queue: each kernel, product, copy and clearing between two events on the device.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::{Address, Arg, Driver, Event, Gemm, Result, Shape};
+
+/// Launches whose events may wait to be read: beyond them the device is waited for, so that a long run does not gather them all.
+const QUEUED: usize = 8192;
 
 /// Another driver, timed from [`Timed::start`] to [`Timed::finish`] and as it is otherwise.
 #[derive(Debug)]
 pub struct Timed {
     driver: Arc<dyn Driver>,
-    /// What was queued since the start; `None` where nothing is timed.
-    queued: Mutex<Option<Vec<Queued>>>,
+    /// `None` where nothing is timed.
+    since_start: Mutex<Option<Times>>,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    sums: BTreeMap<String, Work>,
+    queued: Vec<Queued>,
 }
 
 #[derive(Debug)]
@@ -32,43 +41,50 @@ pub struct Work {
     pub flops: u64,
 }
 
+impl Times {
+    /// Adds what was queued to the sums, once the device is done with it.
+    fn read(&mut self, driver: &dyn Driver) -> Result<()> {
+        for Queued { name, flops, span: [from, to] } in self.queued.drain(..) {
+            let time = driver.elapsed(&from, &to)?;
+            let work = self.sums.entry(name).or_default();
+            *work = Work { calls: work.calls + 1, time: work.time + time, flops: work.flops + flops };
+        }
+        Ok(())
+    }
+}
+
 impl Timed {
     /// Times nothing yet.
     pub fn new(driver: Arc<dyn Driver>) -> Self {
-        Timed { driver, queued: Mutex::new(None) }
+        Timed { driver, since_start: Mutex::new(None) }
     }
 
     /// Begins to time.
     pub fn start(&self) {
-        *self.queued() = Some(Vec::new());
+        *self.since_start() = Some(Times::default());
     }
 
     /// Ends timing, waits for the device, and gives the sums by name.
     pub fn finish(&self) -> Result<BTreeMap<String, Work>> {
-        let queued = self.queued().take().unwrap_or_default();
-        let mut sums = BTreeMap::<String, Work>::new();
-        for Queued { name, flops, span: [from, to] } in queued {
-            let time = self.driver.elapsed(&from, &to)?;
-            let work = sums.entry(name).or_default();
-            *work = Work { calls: work.calls + 1, time: work.time + time, flops: work.flops + flops };
-        }
-        Ok(sums)
+        let mut times = self.since_start().take().unwrap_or_default();
+        times.read(&*self.driver)?;
+        Ok(times.sums)
     }
 
-    fn queued(&self) -> std::sync::MutexGuard<'_, Option<Vec<Queued>>> {
-        self.queued.lock().expect("no holder of the lock panics")
+    fn since_start(&self) -> MutexGuard<'_, Option<Times>> {
+        self.since_start.lock().expect("no holder of the lock panics")
     }
 
     fn time(&self, name: impl FnOnce() -> String, flops: u64, queue: impl FnOnce() -> Result<()>) -> Result<()> {
-        let mut queued = self.queued();
-        let Some(list) = queued.as_mut() else {
-            drop(queued);
+        let mut guard = self.since_start();
+        let Some(times) = guard.as_mut() else {
+            drop(guard);
             return queue();
         };
         let from = self.driver.record()?;
         queue()?;
-        list.push(Queued { name: name(), flops, span: [from, self.driver.record()?] });
-        Ok(())
+        times.queued.push(Queued { name: name(), flops, span: [from, self.driver.record()?] });
+        if times.queued.len() < QUEUED { Ok(()) } else { times.read(&*self.driver) }
     }
 }
 

@@ -41,8 +41,8 @@ const EXPECTED: [(&str, &[Expected]); 17] = [
             ("cross_entropy_losses", "", &[LOAD]),
         ],
     ),
-    ("dora", &[("dora_compose_dropout", "", &[LOAD, STORE]), ("dora_backward", "", &[LOAD, STORE])]),
-    ("dora_norms", &[("dora_row_norms_squared", "", &[LOAD])]),
+    ("dora", &[("dora_compose_dropout", "", &[LOAD, STORE]), ("dora_backward", "_bf16", &[LOAD, PRODUCT, STORE])]),
+    ("dora_norms", &[("dora_row_norms_squared", "", &[LOAD]), ("dora_norms", "_bf16", &[LOAD, PRODUCT])]),
     ("dropout", &[("dropout", "", &[LOAD, STORE])]),
     (
         "embedding",
@@ -54,11 +54,7 @@ const EXPECTED: [(&str, &[Expected]); 17] = [
     ),
     (
         "low_rank",
-        &[
-            ("low_rank_project", "_bf16", &[LOAD, PRODUCT]),
-            ("low_rank_cross", "_bf16", &[LOAD, PRODUCT]),
-            ("low_rank_compose", "_bf16", &[LOAD, PRODUCT, STORE]),
-        ],
+        &[("low_rank_project", "_bf16", &[LOAD, PRODUCT]), ("low_rank_compose", "_bf16", &[LOAD, PRODUCT, STORE])],
     ),
     ("nf4", &[("nf4_dequantize", "", &[LOAD, STORE]), ("nf4_quantize", "", &[LOAD])]),
     ("nf4_product", &[("nf4_product", "_bf16", &[LOAD, PRODUCT])]),

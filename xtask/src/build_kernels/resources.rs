@@ -13,10 +13,10 @@ const BUDGETS: [(&str, Budget); 7] = [
     ("attention_dkv_128", Budget { registers: 248, shared: 1024 }),
     ("attention_forward_128", Budget { registers: 216, shared: 1024 }),
     ("attention_", Budget { registers: 184, shared: 1024 }),
+    ("dora_backward_bf16", Budget { registers: 128, shared: 1024 }),
     ("low_rank_compose_bf16", Budget { registers: 128, shared: 1024 }),
-    ("low_rank_cross_bf16", Budget { registers: 128, shared: 1024 }),
     ("low_rank_project_bf16", Budget { registers: 128, shared: 1024 }),
-    ("dora_norms", Budget { registers: 128, shared: 24 * 1024 }),
+    ("dora_norms_", Budget { registers: 128, shared: 16 * 1024 }),
 ];
 const DEFAULT: Budget = Budget { registers: 64, shared: 16 * 1024 };
 

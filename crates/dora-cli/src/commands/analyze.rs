@@ -16,7 +16,7 @@ use dora_stats::{Correlation, correlation};
 use serde_json::{Value, json};
 
 use super::merge::trained_over_nf4;
-use crate::base::sha256;
+use crate::base::blake3;
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::output::check_file;
@@ -88,7 +88,7 @@ impl Args {
             return Ok(("full fine-tune".into(), layers));
         };
         let (config, layers) = factors::read(dir, &shape, architecture.default_targets)?;
-        let other = OtherBase::of(dir, &self.model, || sha256(&self.model))?;
+        let other = OtherBase::of(dir, &self.model, || blake3(&self.model))?;
         other.iter().for_each(|other| console.note(other.note()));
         let nf4 = trained_over_nf4(dir)?;
         if nf4.is_some() {

@@ -206,7 +206,7 @@ pub fn put_on(adapter: &Path, base: &mut Base, weights: &WeightArgs, console: &C
 
 /// Says where an adapter was trained on another base; that reads all of the base.
 pub fn note_other_base(adapter: &Path, base: &Base, console: &Console) -> Result<()> {
-    let other = OtherBase::of(adapter, &base.dir, || Ok(base.sha256()?.to_owned()))?;
+    let other = OtherBase::of(adapter, &base.dir, || Ok(base.blake3()?.to_owned()))?;
     other.iter().for_each(|other| console.note(other.note()));
     Ok(())
 }

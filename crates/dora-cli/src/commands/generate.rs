@@ -46,18 +46,12 @@ pub struct Args {
     weights: WeightArgs,
 }
 
-/// Largest base that is compared with the one that an adapter was trained on: hashing takes a second or more for each 2 GB,
-/// and the first words should not wait for it.
-const HASHED: u64 = 4_000_000_000;
-
 pub fn run(args: Args, device: Device, console: &Console) -> Result<ExitCode> {
     let sampling = args.sampling()?;
     let mut base = open(&args.model, &args.weights, device, console)?;
     if let Some(dir) = &args.adapter {
         put_on(dir, &mut base, &args.weights, console)?;
-        if base.bytes()? <= HASHED {
-            note_other_base(dir, &base, console)?;
-        }
+        note_other_base(dir, &base, console)?;
     }
     let show = |text: &str| {
         if !console.is_json() {

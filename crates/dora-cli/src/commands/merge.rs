@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::eval::{BATCH_TOKENS, WeightArgs, load, objective, open};
 use super::train::DataArgs;
-use crate::base::sha256;
+use crate::base::blake3;
 use crate::console::Console;
 use crate::failure::Usage;
 use crate::results::OtherBase;
@@ -83,7 +83,7 @@ pub fn merge(args: &Args, device: Device, console: &Console) -> Result<usize> {
         let found = args.output.display();
         return Err(Usage(format!("--output {found} is also an input, expected a folder of its own")).into());
     }
-    match OtherBase::of(&args.adapter, &args.model, || sha256(&args.model))? {
+    match OtherBase::of(&args.adapter, &args.model, || blake3(&args.model))? {
         Some(other) if other.over_nf4 => console.note(other.note()),
         Some(other) => return Err(other.refusal().into()),
         None => {}

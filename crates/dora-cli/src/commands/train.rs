@@ -31,7 +31,7 @@ use crate::console::Console;
 use crate::failure::Usage;
 use crate::interrupt::Interrupt;
 use crate::prediction;
-use profile::Profile;
+use profile::Profiling;
 use record::Record;
 pub use settings::{Args, DataArgs, name, option_names};
 use watch::Watch;
@@ -168,12 +168,15 @@ pub fn train_on(
     let mut watch = Watch::new(&args.output, steps, interrupt)?;
     let objective = CausalLm { model: &*base.model, seed: args.seed, recompute_blocks: args.gradient_checkpointing };
     let options = args.run_options(steps, BATCH_TOKENS);
-    if args.profile {
-        Profile::start(base.device);
-    }
+    watch.profiling = args.profile.then(|| Profiling::start(base.device));
     let loop_start = Instant::now();
     let ended = run_loop(&objective, &trained.parameters, data, &plan, held_out, &options, &mut watch);
-    let profile = args.profile.then(|| Profile::take(base.device, loop_start.elapsed().as_secs_f64())).transpose()?;
+    let profile = watch.profiling.take().map(Profiling::finish).transpose();
+    // What was trained is saved all the same.
+    let profile = profile.unwrap_or_else(|error| {
+        console.note(format!("no profile: {error:#}"));
+        None
+    });
     watch.finish();
     // What the steps handed on would lie beside the copies that saving makes.
     dora_tensor::cpu::release_buffers();

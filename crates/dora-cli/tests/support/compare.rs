@@ -11,14 +11,14 @@ pub fn training(method: &str, seed: u64) -> Value {
     json!({
         "settings": { "method": method, "seed": seed, "lr": 2e-4, "output": format!("{method}-{seed}") },
         "adapter_config": { "r": 16, "use_dora": method == "dora" }, "trainable_params": 1000 + seed,
-        "base_sha256": "base", "data": { "sha256": "train" }, "eval_data": { "sha256": "held-out" },
+        "base_blake3": "base", "data": { "sha256": "train" }, "eval_data": { "sha256": "held-out" },
         "results": { "ending": "finished", "steps": 10, "wall_s": 100.0, "tokens_per_s": 50.0, "peak_rss_mb": 1234.5 },
     })
 }
 
 /// Results of an evaluation under `NAME.jsonl`, with fields of the summary changed.
 pub fn results(room: &Room, name: &str, lines: &[Value], changed: Value) -> PathBuf {
-    let mut summary = json!({ "base_sha256": "base", "data_sha256": "data", "training": null });
+    let mut summary = json!({ "base_blake3": "base", "data_sha256": "data", "training": null });
     let fields = changed.as_object().unwrap().clone();
     summary.as_object_mut().unwrap().extend(fields);
     room.write(&format!("{name}.jsonl.summary.json"), summary.to_string());

@@ -25,7 +25,7 @@ pub fn record(method: &str, seed: u64) -> Value {
             "lr": 2e-4, "packing": false, "eval_every": null,
         },
         "adapter_config": { "r": 16, "lora_alpha": 32, "target_modules": ["q_proj", LONG], "rank_pattern": { "up": 4 } },
-        "trainable_params": 4_884_480, "all_params": 139_399_488, "base_sha256": "base",
+        "trainable_params": 4_884_480, "all_params": 139_399_488, "base_blake3": "base",
         "data": { "sha256": "train", "rows": 4957 }, "eval_data": { "sha256": "held-out", "rows": 500 },
         "predicted_peak_mb": 1200.0, "predicted_terms_mb": { "weights": 300.0, "activations": 900.0, "adapter": 0.0 },
         "results": {
@@ -73,7 +73,7 @@ pub fn evaluation(room: &Room, name: &str, training: &Value, right: impl Fn(usiz
     let summary = json!({
         "task": "answers", "by": "likelihood", "questions": 100, "accuracy": (0..100).filter(|i| right(*i)).count() as f64 / 100.0,
         "accuracy_low": 0.2, "accuracy_high": 0.4, "guessing": 0.25, "unparsed_share": 0.0, "loss": 0.7,
-        "base_sha256": "base", "data_sha256": "questions", "training": training,
+        "base_blake3": "base", "data_sha256": "questions", "training": training,
     });
     room.write(&format!("{name}.summary.json"), summary.to_string());
     room.rows(name, &(0..100).map(line).collect::<Vec<_>>())

@@ -6,12 +6,12 @@ use anyhow::Result;
 use dora_kernels::Element::{BF16, F32, F64, U8, U32};
 use dora_kernels::launch::{
     Angles, AttentionDocument, AttentionGradients, AttentionHeads, AttentionInputs, AttentionTiles, DoraBackward,
-    DoraColumns, DoraComposeDropout, Gradients, LowRankBase, LowRankCompose, LowRankFactor, LowRankProject,
-    Nf4ScalesView, Nf4View, RmsNorm, RmsNormBackward, Slot, Slots, adamw, add, attention_backward, attention_forward,
-    cast, cross_entropy, dora_backward, dora_compose_dropout, dora_row_norms_squared, dora_strips, dropout, embedding,
-    low_rank_compose, low_rank_cross, low_rank_project, nf4_dequantize, nf4_product, nf4_quantize, parts_of_rows,
-    rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope, sum_of_squares, swiglu_backward,
-    swiglu_forward,
+    DoraColumns, DoraComposeDropout, DoraNorms, DoraProjection, Gradients, LowRankBase, LowRankCompose, LowRankFactor,
+    LowRankProject, Nf4ScalesView, Nf4View, RmsNorm, RmsNormBackward, Slot, Slots, adamw, add, attention_backward,
+    attention_forward, cast, cross_entropy, dora_backward, dora_compose_dropout, dora_gram, dora_norms,
+    dora_row_norms_squared, dora_strips, dropout, embedding, low_rank_compose, low_rank_project, nf4_dequantize,
+    nf4_product, nf4_quantize, parts_of_rows, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope,
+    sum_of_squares, swiglu_backward, swiglu_forward,
 };
 use dora_kernels::{Buffer, Driver};
 
@@ -113,16 +113,18 @@ fn dora(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
     let mut partial = bench.room(F32, dora_strips(tokens) * mlp)?;
     bench.memory("dora_backward_bf16", n, |d| {
         let (dy, value, dz, partial) = (Some(a.view()), low.view(), y.view_mut(), partial.view_mut());
-        dora_backward(d, DoraBackward { dy, value, columns, dz, rest: None, partial })
+        let h = Some(DoraProjection { b: p.view(), rank, scaling, dh: h.view_mut() });
+        dora_backward(d, DoraBackward { dy, value, columns, dz, rest: None, partial, h })
     })?;
     let (w, mut squares) = (bench.random(BF16, mlp * hidden)?, bench.room(F32, mlp)?);
-    let mut cross = bench.room(F32, rank * mlp)?;
-    bench.memory("low_rank_cross_bf16", mlp * hidden, |d| {
-        let factor = LowRankFactor::A(q.view());
-        low_rank_cross(d, LowRankProject { x: w.view(), factor, rank, scaling, h: cross.view_mut() })
-    })?;
     bench.memory("dora_row_norms_squared_bf16", mlp * hidden, |d| {
         dora_row_norms_squared(d, w.view(), squares.view_mut())
+    })?;
+    let (mut gram, mut n) = (bench.room(F32, rank * rank)?, bench.room(F32, mlp)?);
+    dora_gram(&**bench.clock.driver, BF16, q.view(), gram.view_mut())?;
+    bench.memory("dora_norms_bf16", mlp * hidden, |d| {
+        let (base, gram, w, a, b, n) = (squares.view(), gram.view(), w.view(), q.view(), p.view(), n.view_mut());
+        dora_norms(d, DoraNorms { base, gram, w, a, b, scaling, n })
     })
 }
 

@@ -1,5 +1,6 @@
 //! Launchers of `kernels/dora.cu`. Rows and columns of a batch follow from the lengths of the magnitudes and of the result.
 
+use super::low_rank::shared_of_sums;
 use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
 use crate::launch::Columns;
 use crate::{Driver, Element, Result, Shape, View, ViewMut};
@@ -31,25 +32,24 @@ pub(super) const BACKWARD: Kernel = Kernel {
         f32s("m"),
         f32s("n"),
         f32s("bias"),
+        f32s("b"),
+        float("s"),
         own("dz"),
         own("rest"),
+        own("dh"),
         f32s("partial"),
         int("rows"),
         int("width"),
+        int("rank"),
     ],
 };
 pub(super) const MAGNITUDE: Kernel = Kernel {
     module: "dora",
     name: "dora_magnitude",
-    elements: &[Element::F32],
-    parameters: &[f32s("dm"), f32s("partial"), f32s("m"), f32s("n"), int("from_output"), int("strips"), int("width")],
-};
-pub(super) const VANISHED: Kernel = Kernel {
-    module: "dora",
-    name: "dora_vanished",
     elements: ACTIVATIONS,
     parameters: &[
         f32s("dm"),
+        f32s("partial"),
         own("dy"),
         own("x"),
         own("h"),
@@ -58,6 +58,7 @@ pub(super) const VANISHED: Kernel = Kernel {
         f32s("m"),
         f32s("n"),
         float("s"),
+        int("strips"),
         int("rows"),
         int("inner"),
         int("rank"),
@@ -65,8 +66,12 @@ pub(super) const VANISHED: Kernel = Kernel {
     ],
 };
 
-/// Rows that one block takes; the sums for the magnitudes' gradient come in as many strips.
+/// Rows that one block of the pass with dropout takes.
 const ROWS: usize = 64;
+/// Rows that one block of the backward pass takes; the sums for the magnitudes' gradient come in as many strips.
+const BACK_ROWS: usize = 32;
+/// Blocks that fill a card.
+const CARD: usize = 264;
 /// Threads of a block.
 const THREADS: u32 = 256;
 
@@ -127,55 +132,73 @@ pub struct DoraBackward<'a> {
     pub rest: Option<ViewMut<'a>>,
     /// Sums for the magnitudes' gradient ([`dora_strips`], out), written.
     pub partial: ViewMut<'a>,
+    /// The gradient of h, where [`dora_backward_projects`]; else it is a product of its own.
+    pub h: Option<DoraProjection<'a>>,
+}
+
+/// The way of dz onto the rank.
+#[derive(Debug)]
+pub struct DoraProjection<'a> {
+    /// B (out, r), in `f32`.
+    pub b: View<'a>,
+    /// r.
+    pub rank: usize,
+    /// s.
+    pub scaling: f32,
+    /// dh = s·dz·B (rows, r), written.
+    pub dh: ViewMut<'a>,
+}
+
+/// Whether [`dora_backward`] may compute dh: sums of more ranks do not fit its registers, and of few rows its blocks, which then take all
+/// columns, do not fill a card.
+pub fn dora_backward_projects(rows: usize, rank: usize) -> bool {
+    rank <= 32 && rows >= 1024
 }
 
 /// Strips of sums that [`dora_backward`] gives for a number of rows.
 pub fn dora_strips(rows: usize) -> usize {
-    rows.div_ceil(ROWS)
+    rows.div_ceil(BACK_ROWS)
 }
 
-/// dz = g ⊙ dy, and Σ dy ⊙ (value − b) a strip.
+/// dz = g ⊙ dy, Σ dy ⊙ (value − b) a strip, and dh where asked for.
 pub fn dora_backward(driver: &dyn Driver, mut a: DoraBackward<'_>) -> Result<()> {
-    let grid = Grid::new(a.dz.len, &a.columns, a.dz.element);
-    let dy = a.dy.unwrap_or(a.dz.as_view());
-    let call =
-        Call::new(&BACKWARD, a.dz.element).read("dy", dy, grid.elements()).read("value", a.value, grid.elements());
-    let call = grid
-        .columns(call, &a.columns)
-        .write("dz", &mut a.dz, grid.elements())
-        .write_if("rest", a.rest.as_mut(), grid.elements())
-        .write("partial", &mut a.partial, dora_strips(grid.rows) * grid.width);
-    // SAFETY: see `Grid`; a strip for each block of rows; a thread has read its elements of dy before it writes those of dz.
-    unsafe { grid.launch(driver, call) }
-}
-
-/// dm (out) from the strips of [`dora_backward`]: Σ/m where its value was y, Σ/n where it was z, and 0 where n is 0 or, from y,
-/// m vanishes beside n; those are left to [`dora_vanished`].
-pub fn dora_magnitude(
-    driver: &dyn Driver,
-    partial: View<'_>,
-    columns: &DoraColumns<'_>,
-    from_output: bool,
-    mut dm: ViewMut<'_>,
-) -> Result<()> {
-    let width = columns.m.len;
-    let strips = partial.len.checked_div(width).unwrap_or(0);
-    let call = Call::new(&MAGNITUDE, Element::F32)
-        .write("dm", &mut dm, width)
-        .read("partial", partial, strips * width)
-        .read("m", columns.m, width)
-        .read("n", columns.n, width)
-        .int("from_output", usize::from(from_output))
-        .int("strips", strips)
-        .int("width", width);
-    let shape = Shape { grid: [width.div_ceil(32) as u32, 1, 1], threads: THREADS, shared: 0 };
-    // SAFETY: threads beyond the columns only wait; strips are as many as were checked.
+    let (width, element) = (a.columns.m.len, a.dz.element);
+    let rows = a.dz.len.checked_div(width).unwrap_or(0);
+    let (elements, strips) = (rows * width, dora_strips(rows));
+    let (rank, scaling) = a.h.as_ref().map_or((0, 0.0), |h| (h.rank, h.scaling));
+    let shape = Shape {
+        // A warp takes 32 columns of 32 rows.
+        grid: [
+            strips as u32,
+            if a.h.is_some() { 1 } else { (CARD / strips.max(1)).clamp(1, width.div_ceil(512).max(1)) as u32 },
+            1,
+        ],
+        threads: 2 * THREADS,
+        shared: if a.h.is_some() && element == Element::BF16 { 2 * shared_of_sums(2, rank) } else { 0 },
+    };
+    let call = Call::new(&BACKWARD, element)
+        .read("dy", a.dy.unwrap_or(a.dz.as_view()), elements)
+        .read("value", a.value, elements)
+        .read("m", a.columns.m, width)
+        .read("n", a.columns.n, width)
+        .read_if("bias", a.columns.bias, width)
+        .read_if("b", a.h.as_ref().map(|h| h.b), width * rank)
+        .float("s", scaling)
+        .write("dz", &mut a.dz, elements)
+        .write_if("rest", a.rest.as_mut(), elements)
+        .write_if("dh", a.h.as_mut().map(|h| &mut h.dh), rows * rank)
+        .write("partial", &mut a.partial, strips * width)
+        .int("rows", rows)
+        .int("width", width)
+        .int("rank", rank);
+    // SAFETY: blocks stay within the rows, columns and rank that were checked; a thread has read its elements of dy before it writes
+    // those of dz.
     unsafe { call.launch(driver, shape) }
 }
 
-/// Operands for magnitudes that vanish.
+/// What y was computed from: read for columns whose m vanishes beside n, since y does not hold z there.
 #[derive(Debug)]
-pub struct DoraVanished<'a> {
+pub struct DoraOutput<'a> {
     /// dy (rows, out).
     pub dy: View<'a>,
     /// x (rows, in).
@@ -188,33 +211,45 @@ pub struct DoraVanished<'a> {
     pub b: View<'a>,
     /// s.
     pub scaling: f32,
+}
+
+/// Operands of the magnitudes' gradient.
+#[derive(Debug)]
+pub struct DoraMagnitude<'a> {
+    /// The strips of [`dora_backward`].
+    pub partial: View<'a>,
     /// m and n.
     pub columns: DoraColumns<'a>,
-    /// dm (out), of which the columns whose m vanishes are written.
+    /// Where the value of [`dora_backward`] was y; else it was z.
+    pub output: Option<DoraOutput<'a>>,
+    /// dm (out), written.
     pub dm: ViewMut<'a>,
 }
 
-/// dm = Σ_t dy_t · (x_t·w + s·h_t·b) / n where |m| ≤ 1e-6·n.
-pub fn dora_vanished(driver: &dyn Driver, mut a: DoraVanished<'_>) -> Result<()> {
+/// dm: Σ/m from y, Σ/n from z, and 0 where n is 0; from y, where |m| ≤ 1e-6·n, Σ_t dy_t · (x_t·w + s·h_t·b) / n.
+pub fn dora_magnitude(driver: &dyn Driver, mut a: DoraMagnitude<'_>) -> Result<()> {
     let width = a.columns.m.len;
-    let of = |view: View<'_>, by: usize| view.len.checked_div(by).unwrap_or(0);
-    let (rows, inner, rank) = (of(a.dy, width), of(a.w, width), of(a.b, width));
-    let call = Call::new(&VANISHED, a.dy.element)
+    let of = |view: View<'_>| view.len.checked_div(width).unwrap_or(0);
+    let (strips, output) = (of(a.partial), a.output.as_ref());
+    let (rows, inner, rank) = output.map_or((0, 0, 0), |o| (of(o.dy), of(o.w), of(o.b)));
+    let call = Call::new(&MAGNITUDE, output.map_or(Element::F32, |o| o.dy.element))
         .write("dm", &mut a.dm, width)
-        .read("dy", a.dy, rows * width)
-        .read("x", a.x, rows * inner)
-        .read("h", a.h, rows * rank)
-        .read("w", a.w, width * inner)
-        .read("b", a.b, width * rank)
+        .read("partial", a.partial, strips * width)
+        .read_if("dy", output.map(|o| o.dy), rows * width)
+        .read_if("x", output.map(|o| o.x), rows * inner)
+        .read_if("h", output.map(|o| o.h), rows * rank)
+        .read_if("w", output.map(|o| o.w), width * inner)
+        .read_if("b", output.map(|o| o.b), width * rank)
         .read("m", a.columns.m, width)
         .read("n", a.columns.n, width)
-        .float("s", a.scaling)
+        .float("s", output.map_or(0.0, |o| o.scaling))
+        .int("strips", strips)
         .int("rows", rows)
         .int("inner", inner)
         .int("rank", rank)
         .int("width", width);
     let shape = Shape { grid: [width.div_ceil(32) as u32, 1, 1], threads: THREADS, shared: 0 };
-    // SAFETY: a block takes 32 columns and stays within the rows, inner and rank that were checked.
+    // SAFETY: a block takes 32 columns and stays within the strips, rows, inner and rank that were checked.
     unsafe { call.launch(driver, shape) }
 }
 

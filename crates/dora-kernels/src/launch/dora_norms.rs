@@ -1,5 +1,6 @@
 //! Launchers of `kernels/dora_norms.cu`: what DoRA does for a weight, not for a batch.
 
+use super::low_rank::shared_of_sums;
 use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
 use crate::{Driver, Element, Result, Shape, View, ViewMut};
 
@@ -9,6 +10,12 @@ pub(super) const ROW_NORMS_SQUARED: Kernel = Kernel {
     elements: ACTIVATIONS,
     parameters: &[f32s("norms"), own("w"), int("out"), int("inner")],
 };
+pub(super) const GRAM: Kernel = Kernel {
+    module: "dora_norms",
+    name: "dora_gram",
+    elements: ACTIVATIONS,
+    parameters: &[f32s("g"), f32s("a"), int("inner"), int("rank")],
+};
 pub(super) const NORMS: Kernel = Kernel {
     module: "dora_norms",
     name: "dora_norms",
@@ -16,7 +23,6 @@ pub(super) const NORMS: Kernel = Kernel {
     parameters: &[
         f32s("n"),
         f32s("base"),
-        f32s("cross"),
         f32s("gram"),
         own("w"),
         f32s("a"),
@@ -49,16 +55,29 @@ pub fn dora_row_norms_squared(driver: &dyn Driver, w: View<'_>, mut norms: ViewM
     unsafe { call.launch(driver, Shape { grid: [out.div_ceil(8) as u32, 1, 1], threads: THREADS, shared: 0 }) }
 }
 
+/// A·Aᵀ (r, r) for a (r, in), rounded to `element` as products with activations of that type round it.
+pub fn dora_gram(driver: &dyn Driver, element: Element, a: View<'_>, mut gram: ViewMut<'_>) -> Result<()> {
+    let rank = gram.len.isqrt();
+    let inner = a.len.checked_div(rank).unwrap_or(0);
+    let call = Call::new(&GRAM, element)
+        .write("g", &mut gram, rank * rank)
+        .read("a", a, rank * inner)
+        .int("inner", inner)
+        .int("rank", rank);
+    // SAFETY: a warp an element of the result, and those beyond the last leave.
+    unsafe {
+        call.launch(driver, Shape { grid: [rank as u32, rank.div_ceil(8) as u32, 1], threads: THREADS, shared: 0 })
+    }
+}
+
 /// Operands of the norms.
 #[derive(Debug)]
 pub struct DoraNorms<'a> {
     /// ‖W_o‖² (out).
     pub base: View<'a>,
-    /// W·Aᵀ (out, r), in `f32`.
-    pub cross: View<'a>,
-    /// A·Aᵀ (r, r), in `f32`.
+    /// A·Aᵀ (r, r), in `f32`, of [`dora_gram`].
     pub gram: View<'a>,
-    /// W (out, in), read where terms cancel.
+    /// W (out, in).
     pub w: View<'a>,
     /// A (r, in), in `f32`.
     pub a: View<'a>,
@@ -80,7 +99,6 @@ pub fn dora_norms(driver: &dyn Driver, mut a: DoraNorms<'_>) -> Result<()> {
     let call = Call::new(&NORMS, a.w.element)
         .write("n", &mut a.n, out)
         .read("base", a.base, out)
-        .read("cross", a.cross, rank * out)
         .read("gram", a.gram, rank * rank)
         .read("w", a.w, out * inner)
         .read("a", a.a, rank * inner)
@@ -89,8 +107,13 @@ pub fn dora_norms(driver: &dyn Driver, mut a: DoraNorms<'_>) -> Result<()> {
         .int("out", out)
         .int("inner", inner)
         .int("rank", rank);
-    // SAFETY: a block takes 64 rows and stays within the out, inner and rank that were checked.
-    unsafe { call.launch(driver, Shape { grid: [out.div_ceil(64) as u32, 1, 1], threads: THREADS, shared: 0 }) }
+    // As in the kernel: tiles of 16 rows that a block takes.
+    let bf16 = a.w.element == Element::BF16;
+    let tiles = if bf16 && rank <= 16 && out >= 4096 { 2 } else { 1 };
+    let grid = [out.div_ceil(16 * tiles) as u32, 1, 1];
+    let shared = if bf16 { shared_of_sums(tiles, rank) } else { 0 };
+    // SAFETY: a block stays within the out, inner and rank that were checked.
+    unsafe { call.launch(driver, Shape { grid, threads: THREADS, shared }) }
 }
 
 /// Rows of w = W + sBA (out, in) become m ⊙ w/‖w‖; a row of zeros stays.

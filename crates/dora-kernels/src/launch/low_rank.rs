@@ -1,24 +1,14 @@
 //! Launchers of `kernels/low_rank.cu`: a low-rank update's products onto the rank and back.
 
-use crate::kernel::{ACTIVATIONS, Call, Kernel, Parameter, f32s, float, int, own};
+use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
 use crate::launch::DoraColumns;
 use crate::{Driver, Element, Result, Shape, View, ViewMut};
 
-/// h, of the kernel's own type or of `f32`, and what it is computed from.
-const fn parameters(h: Parameter) -> [Parameter; 8] {
-    [h, own("x"), f32s("p"), float("s"), int("by_rows"), int("rows"), int("inner"), int("rank")]
-}
 pub(super) const PROJECT: Kernel = Kernel {
     module: "low_rank",
     name: "low_rank_project",
     elements: ACTIVATIONS,
-    parameters: &const { parameters(own("h")) },
-};
-pub(super) const CROSS: Kernel = Kernel {
-    module: "low_rank",
-    name: "low_rank_cross",
-    elements: ACTIVATIONS,
-    parameters: &const { parameters(f32s("h")) },
+    parameters: &[own("h"), own("x"), f32s("p"), float("s"), int("by_rows"), int("rows"), int("inner"), int("rank")],
 };
 pub(super) const COMPOSE: Kernel = Kernel {
     module: "low_rank",
@@ -75,31 +65,30 @@ pub struct LowRankProject<'a> {
     pub h: ViewMut<'a>,
 }
 
+/// Columns of a product that a block of `low_rank.cuh` takes at a time.
+pub(super) fn columns_of_block(rank: usize) -> usize {
+    if rank <= 16 { 16 } else { 32 }
+}
+
+/// Bytes in which warps of `low_rank.cuh` hand on their sums, for `tiles` of 16 rows.
+pub(super) fn shared_of_sums(tiles: usize, rank: usize) -> u32 {
+    (256 * tiles * columns_of_block(rank)) as u32
+}
+
 /// h = s·x·Aᵀ, or s·x·B.
-pub fn low_rank_project(driver: &dyn Driver, a: LowRankProject<'_>) -> Result<()> {
-    onto_rank(&PROJECT, driver, a)
-}
-
-/// The same with h in `f32`, whatever x is.
-pub fn low_rank_cross(driver: &dyn Driver, a: LowRankProject<'_>) -> Result<()> {
-    onto_rank(&CROSS, driver, a)
-}
-
-fn onto_rank(kernel: &'static Kernel, driver: &dyn Driver, mut a: LowRankProject<'_>) -> Result<()> {
+pub fn low_rank_project(driver: &dyn Driver, mut a: LowRankProject<'_>) -> Result<()> {
     let ((p, by_rows), rank) = (a.factor.parts(), a.rank);
     let of = |len: usize| len.checked_div(rank).unwrap_or(0);
     let (rows, inner) = (of(a.h.len), of(p.len));
-    // As in the kernel: columns of h that a block takes; half of the warps leave their sums in shared memory.
-    let columns = if rank <= 16 { 16 } else { 32 };
     let shape = match a.x.element {
         Element::BF16 => Shape {
-            grid: [rows.div_ceil(32) as u32, rank.div_ceil(columns) as u32, 1],
+            grid: [rows.div_ceil(32) as u32, rank.div_ceil(columns_of_block(rank)) as u32, 1],
             threads: THREADS,
-            shared: (4 * 32 * columns * size_of::<f32>()) as u32,
+            shared: shared_of_sums(2, rank),
         },
         _ => Shape { grid: [rows as u32, 1, 1], threads: THREADS, shared: 0 },
     };
-    let call = Call::new(kernel, a.x.element)
+    let call = Call::new(&PROJECT, a.x.element)
         .write("h", &mut a.h, rows * rank)
         .read("x", a.x, rows * inner)
         .read("p", p, inner * rank)
@@ -165,7 +154,10 @@ pub fn low_rank_compose(driver: &dyn Driver, mut a: LowRankCompose<'_>) -> Resul
         .int("rows", rows)
         .int("width", width)
         .int("rank", rank);
-    let grid = [width.div_ceil(256) as u32, rows.div_ceil(64) as u32, 1];
+    // Twice as many rows a block where that leaves enough of them: what a block reads once then costs half.
+    let blocks = |each: usize| width.div_ceil(256) * rows.div_ceil(each);
+    let each = if blocks(128) >= 256 { 128 } else { 64 };
+    let grid = [width.div_ceil(256) as u32, rows.div_ceil(each) as u32, 1];
     // SAFETY: rows and columns stay within the numbers that were checked; a thread has read its elements of z before it writes y's.
     unsafe { call.launch(driver, Shape { grid, threads: THREADS, shared: 0 }) }
 }

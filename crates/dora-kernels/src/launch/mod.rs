@@ -22,13 +22,13 @@ pub use attention::{AttentionDocument, AttentionGradients, AttentionHeads, Atten
 pub use attention::{attention_backward, attention_forward, attention_generate, attention_splits};
 pub use cast::cast;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
-pub use dora::{DoraBackward, DoraColumns, DoraComposeDropout, DoraVanished};
-pub use dora::{dora_backward, dora_compose_dropout, dora_magnitude, dora_strips, dora_vanished};
-pub use dora_norms::{DoraNorms, dora_merge, dora_norms, dora_row_norms_squared};
+pub use dora::{DoraBackward, DoraColumns, DoraComposeDropout, DoraMagnitude, DoraOutput, DoraProjection};
+pub use dora::{dora_backward, dora_backward_projects, dora_compose_dropout, dora_magnitude, dora_strips};
+pub use dora_norms::{DoraNorms, dora_gram, dora_merge, dora_norms, dora_row_norms_squared};
 pub use dropout::dropout;
 pub use embedding::{RowsById, embedding, embedding_backward, scatter_rows};
 pub use low_rank::{LowRankBase, LowRankCompose, LowRankFactor, LowRankProject};
-pub use low_rank::{low_rank_compose, low_rank_cross, low_rank_project};
+pub use low_rank::{low_rank_compose, low_rank_project};
 pub use nf4::{NF4_PRODUCT_ROWS, Nf4ScalesView, Nf4View};
 pub use nf4::{nf4_dequantize, nf4_nest, nf4_offset, nf4_product, nf4_quantize};
 pub use pointwise::{add, add_row, mul, scale, sub};
@@ -70,8 +70,8 @@ pub const KERNELS: &[&Kernel] = &[
     &dora::COMPOSE_DROPOUT,
     &dora::BACKWARD,
     &dora::MAGNITUDE,
-    &dora::VANISHED,
     &dora_norms::ROW_NORMS_SQUARED,
+    &dora_norms::GRAM,
     &dora_norms::NORMS,
     &dora_norms::MERGE,
     &dropout::DROPOUT,
@@ -81,7 +81,6 @@ pub const KERNELS: &[&Kernel] = &[
     &embedding::BACKWARD,
     &embedding::SCATTER_ROWS,
     &low_rank::PROJECT,
-    &low_rank::CROSS,
     &low_rank::COMPOSE,
     &nf4::QUANTIZE,
     &nf4::OFFSET,

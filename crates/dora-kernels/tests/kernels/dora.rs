@@ -3,8 +3,8 @@
 
 use dora_kernels::Element;
 use dora_kernels::launch::{
-    DoraBackward, DoraColumns, DoraComposeDropout, DoraVanished, dora_backward, dora_compose_dropout, dora_magnitude,
-    dora_strips, dora_vanished,
+    DoraBackward, DoraColumns, DoraComposeDropout, DoraMagnitude, DoraOutput, DoraProjection, dora_backward,
+    dora_compose_dropout, dora_magnitude, dora_strips,
 };
 
 use crate::support::{Input, close, devices, room};
@@ -72,8 +72,11 @@ fn composing_with_dropout_agrees_with_f64() {
 fn gradients_agree_with_f64() {
     for device in devices() {
         for element in TYPES {
-            for (rows, width) in SIZES {
+            for ((rows, width), rank) in SIZES.into_iter().zip([1, 16, 5, 0, 32, 3, 17]) {
                 let len = rows * width;
+                let b = Input::random(Element::F32, 7, width * rank);
+                let rounded = Input::new(element, &b.values).values;
+                let b_ = b.on(&device);
                 let [dy, value] = [4, 5].map(|stream| Input::random(element, stream, len));
                 let (m, n, bias) = vectors(width);
                 let (m_, n_, bias_, dy_, value_) =
@@ -84,6 +87,7 @@ fn gradients_agree_with_f64() {
                     let g = |c: usize| gain(m.values[c], n.values[c]);
                     let mut partial = room(&device, Element::F32, dora_strips(rows) * width);
                     let (mut dz, mut rest) = (dy.on(&device), room(&device, element, len));
+                    let mut dh = room(&device, element, rows * rank);
                     let a = DoraBackward {
                         dy: if from_output { None } else { Some(dy_.view()) },
                         value: value_.view(),
@@ -91,24 +95,35 @@ fn gradients_agree_with_f64() {
                         dz: dz.view_mut(),
                         rest: (!from_output).then_some(rest.view_mut()),
                         partial: partial.view_mut(),
+                        h: (rank > 0).then(|| DoraProjection { b: b_.view(), rank, scaling: S, dh: dh.view_mut() }),
                     };
                     dora_backward(device.as_ref(), a).unwrap();
                     close("dz", &dz, &each(rows, width, |i, c| g(c) * dy.values[i]), 2e-6);
                     if !from_output {
                         close("rest", &rest, &each(rows, width, |i, c| (g(c) - 1.0) * dy.values[i]), 2e-6);
                     }
+                    let scaled: Vec<f64> = (0..len).map(|i| g(i % width) * dy.values[i]).collect();
+                    let scaled = Input::new(element, &scaled).values;
+                    let product = |i: usize| {
+                        let terms = (0..width).map(|c| scaled[i / rank * width + c] * rounded[c * rank + i % rank]);
+                        f64::from(S) * terms.sum::<f64>()
+                    };
+                    close("dh", &dh, &(0..rows * rank).map(product).collect::<Vec<_>>(), 1e-5);
                     let mut sums = vec![0.0; dora_strips(rows) * width];
                     for i in 0..len {
-                        sums[i / width / 64 * width + i % width] += dy.values[i] * (value.values[i] - b(i % width));
+                        sums[i / width / 32 * width + i % width] += dy.values[i] * (value.values[i] - b(i % width));
                     }
                     close("partial", &partial, &sums, 1e-5);
-                    let dm = |c: usize| {
-                        let by = if from_output { m.values[c] } else { n.values[c] };
-                        let zero = n.values[c] == 0.0 || by.abs() <= 1e-6 * n.values[c];
-                        if zero { 0.0 } else { sums.iter().skip(c).step_by(width).sum::<f64>() / by }
+                    if from_output {
+                        continue;
+                    }
+                    let dm = |c: usize| match n.values[c] {
+                        0.0 => 0.0,
+                        n => sums.iter().skip(c).step_by(width).sum::<f64>() / n,
                     };
                     let mut found = room(&device, Element::F32, width);
-                    dora_magnitude(device.as_ref(), partial.view(), &columns, from_output, found.view_mut()).unwrap();
+                    let a = DoraMagnitude { partial: partial.view(), columns, output: None, dm: found.view_mut() };
+                    dora_magnitude(device.as_ref(), a).unwrap();
                     close("dm", &found, &(0..width).map(dm).collect::<Vec<_>>(), 1e-5);
                 }
             }
@@ -116,36 +131,39 @@ fn gradients_agree_with_f64() {
     }
 }
 
+/// From the sums over y, and for columns whose magnitude vanished from what y was computed from.
 #[test]
-fn vanished_magnitudes_get_their_gradient() {
+fn magnitudes_get_their_gradient_from_the_output() {
     for device in devices() {
         for element in TYPES {
             for (rows, width, inner, rank) in [(1, 7, 1, 1), (9, 14, 33, 3), (67, 70, 20, 40), (0, 9, 5, 2)] {
                 let [dy, x, h, w] = [rows * width, rows * inner, rows * rank, width * inner]
                     .map(|len| Input::random(element, len as u64, len));
                 let b = Input::random(Element::F32, 32, width * rank);
+                let strips = 11;
+                let partial = Input::random(Element::F32, 31, strips * width);
                 let (m, n, _) = vectors(width);
                 let [dy_, x_, h_, w_, b_, m_, n_] = [&dy, &x, &h, &w, &b, &m, &n].map(|input| input.on(&device));
-                let before = Input::random(Element::F32, 31, width);
-                let mut dm = before.on(&device);
-                let a = DoraVanished {
-                    dy: dy_.view(),
-                    x: x_.view(),
-                    h: h_.view(),
-                    w: w_.view(),
-                    b: b_.view(),
-                    scaling: S,
+                let (partial_, mut dm) = (partial.on(&device), room(&device, Element::F32, width));
+                let output =
+                    DoraOutput { dy: dy_.view(), x: x_.view(), h: h_.view(), w: w_.view(), b: b_.view(), scaling: S };
+                let a = DoraMagnitude {
+                    partial: partial_.view(),
                     columns: DoraColumns { m: m_.view(), n: n_.view(), bias: None },
+                    output: Some(output),
                     dm: dm.view_mut(),
                 };
-                dora_vanished(device.as_ref(), a).unwrap();
+                dora_magnitude(device.as_ref(), a).unwrap();
                 let dot = |a: &Input, i: usize, b: &Input, j: usize, len: usize| -> f64 {
                     (0..len).map(|k| a.values[i * len + k] * b.values[j * len + k]).sum()
                 };
                 let want = (0..width).map(|o| {
                     let (m, n) = (m.values[o], n.values[o]);
-                    if n == 0.0 || m.abs() > 1e-6 * n {
-                        return before.values[o];
+                    if n == 0.0 {
+                        return 0.0;
+                    }
+                    if m.abs() > 1e-6 * n {
+                        return partial.values.iter().skip(o).step_by(width).sum::<f64>() / m;
                     }
                     let z = |t: usize| dot(&x, t, &w, o, inner) + f64::from(S) * dot(&h, t, &b, o, rank);
                     (0..rows).map(|t| dy.values[t * width + o] * z(t)).sum::<f64>() / n

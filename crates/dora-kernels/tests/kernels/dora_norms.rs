@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use dora_kernels::launch::{DoraNorms, dora_merge, dora_norms, dora_row_norms_squared};
+use dora_kernels::launch::{DoraNorms, dora_gram, dora_merge, dora_norms, dora_row_norms_squared};
 use dora_kernels::{Driver, Element};
 
 use crate::support::{Input, close, device, devices, room, values};
@@ -26,6 +26,11 @@ fn squares_of_rows_agree_with_f64() {
     }
 }
 
+/// Row i of x times row j of y.
+fn dot(x: &[f64], i: usize, y: &[f64], j: usize, len: usize) -> f64 {
+    x[i * len..][..len].iter().zip(&y[j * len..][..len]).map(|(x, y)| x * y).sum()
+}
+
 /// An update and its weight (out, in): every 4th row of W is −s·B·A but for rounding, every 9th of both W and B is 0.
 struct Case {
     out: usize,
@@ -38,6 +43,7 @@ struct Case {
 impl Case {
     fn new(element: Element, out: usize, inner: usize, rank: usize) -> Self {
         let a = Input::random(Element::F32, 2, rank * inner);
+        let rounded = Input::new(element, &a.values).values;
         let mut b = Input::random(Element::F32, 3, out * rank).values;
         let mut w = Input::random(element, 4, out * inner).values;
         for o in 0..out {
@@ -45,7 +51,7 @@ impl Case {
                 b[o * rank + k] = 0.0;
             }
             for i in 0..inner {
-                let update: f64 = (0..rank).map(|k| b[o * rank + k] * a.values[k * inner + i]).sum();
+                let update: f64 = (0..rank).map(|k| b[o * rank + k] * rounded[k * inner + i]).sum();
                 match o {
                     _ if o % 9 == 8 => w[o * inner + i] = 0.0,
                     _ if o % 4 == 3 => w[o * inner + i] = -f64::from(S) * update * 1.0002,
@@ -56,23 +62,23 @@ impl Case {
         Case { out, inner, w: Input::new(element, &w), a, b: Input::new(Element::F32, &b) }
     }
 
-    /// x·yᵀ over rows of `len`.
-    fn products(x: &[f64], y: &[f64], len: usize) -> Input {
-        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-        let all = x.chunks(len).flat_map(|x| y.chunks(len).map(move |y| dot(x, y)));
-        Input::new(Element::F32, &all.collect::<Vec<_>>())
+    /// A as the products see it.
+    fn rounded_a(&self) -> Vec<f64> {
+        Input::new(self.w.element, &self.a.values).values
     }
 
     fn found(&self, device: &Arc<dyn Driver>) -> Vec<f64> {
         let squares: Vec<f64> = self.w.values.chunks(self.inner).map(|row| row.iter().map(|x| x * x).sum()).collect();
         let base = Input::new(Element::F32, &squares).on(device);
-        let cross = Case::products(&self.w.values, &self.a.values, self.inner).on(device);
-        let gram = Case::products(&self.a.values, &self.a.values, self.inner).on(device);
         let (w, a, b) = (self.w.on(device), self.a.on(device), self.b.on(device));
-        let mut n = room(device, Element::F32, self.out);
+        let rank = self.a.values.len() / self.inner;
+        let (mut n, mut gram) = (room(device, Element::F32, self.out), room(device, Element::F32, rank * rank));
+        dora_gram(device.as_ref(), self.w.element, a.view(), gram.view_mut()).unwrap();
+        let a_ = self.rounded_a();
+        let products = (0..rank * rank).map(|i| dot(&a_, i / rank, &a_, i % rank, self.inner));
+        close("gram", &gram, &products.collect::<Vec<_>>(), 1e-5);
         let operands = DoraNorms {
             base: base.view(),
-            cross: cross.view(),
             gram: gram.view(),
             w: w.view(),
             a: a.view(),
@@ -85,9 +91,9 @@ impl Case {
     }
 
     fn expected(&self, o: usize) -> f64 {
-        let rank = self.b.values.len() / self.out;
+        let (rank, a) = (self.b.values.len() / self.out, self.rounded_a());
         let element = |i: usize| {
-            let update: f64 = (0..rank).map(|k| self.b.values[o * rank + k] * self.a.values[k * self.inner + i]).sum();
+            let update: f64 = (0..rank).map(|k| self.b.values[o * rank + k] * a[k * self.inner + i]).sum();
             self.w.values[o * self.inner + i] + f64::from(S) * update
         };
         (0..self.inner).map(|i| element(i).powi(2)).sum::<f64>().sqrt()
@@ -98,7 +104,16 @@ impl Case {
 fn norms_of_the_sum_agree_with_f64() {
     for device in devices() {
         for element in TYPES {
-            for (out, inner, rank) in [(1, 1, 1), (7, 50, 5), (64, 33, 32), (70, 257, 40), (130, 20, 70), (0, 3, 2)] {
+            for (out, inner, rank) in [
+                (1, 1, 1),
+                (7, 50, 5),
+                (64, 33, 32),
+                (70, 257, 40),
+                (130, 20, 70),
+                (33, 520, 16),
+                (4100, 24, 3),
+                (0, 3, 2),
+            ] {
                 let case = Case::new(element, out, inner, rank);
                 let found = case.found(&device);
                 assert_eq!(found.len(), out);

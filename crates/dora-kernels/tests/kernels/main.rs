@@ -21,4 +21,5 @@ mod shim;
 mod signatures;
 mod support;
 mod swiglu;
+mod timed;
 mod traffic;

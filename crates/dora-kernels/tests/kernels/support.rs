@@ -18,7 +18,8 @@ pub fn device(seed: u64) -> Arc<HostDriver> {
 
 /// Elements of a type, and the f64 values that they hold once rounded to it.
 pub struct Input {
-    element: Element,
+    /// Their type.
+    pub element: Element,
     bytes: Vec<u8>,
     /// What the kernel sees.
     pub values: Vec<f64>,

@@ -99,7 +99,7 @@ impl Side {
 
     /// Hash of the base model.
     pub fn base(&self) -> Option<&str> {
-        self.record.get("base_sha256").and_then(Value::as_str)
+        self.record.get("base_blake3").and_then(Value::as_str)
     }
 
     /// How an evaluation held the weights: its `dtype` or `nf4`.
@@ -112,7 +112,7 @@ impl Side {
 
     /// Hash of the base that the training was on.
     fn trained_on(&self) -> Option<&str> {
-        self.training.as_ref()?.get("base_sha256")?.as_str()
+        self.training.as_ref()?.get("base_blake3")?.as_str()
     }
 
     /// How questions were answered.
@@ -176,7 +176,7 @@ pub fn check_alike(a: &Side, b: &Side) -> Result<(), Usage> {
         format!("found {} and {}", short(a), short(b))
     };
     if differ(Side::base) {
-        return refuse(format!("their base models differ ({} as base_sha256)", hashes(Side::base)));
+        return refuse(format!("their base models differ ({} as base_blake3)", hashes(Side::base)));
     }
     if differ(Side::data) {
         return refuse(format!("they were measured on different data ({} as SHA-256)", hashes(Side::data)));
@@ -185,7 +185,7 @@ pub fn check_alike(a: &Side, b: &Side) -> Result<(), Usage> {
         && left != right
     {
         let [left, right] = [left, right].map(|hash| hash.chars().take(12).collect::<String>());
-        return refuse(format!("they were trained on different base models (found {left} and {right} as base_sha256)"));
+        return refuse(format!("they were trained on different base models (found {left} and {right} as base_blake3)"));
     }
     let training_data = |side: &Side| side.training.as_ref().map(|run| run["data"]["sha256"].clone());
     if matches!(a.measured, Measured::Run(_)) && training_data(a) != training_data(b) {
@@ -193,7 +193,7 @@ pub fn check_alike(a: &Side, b: &Side) -> Result<(), Usage> {
     }
     for side in [a, b] {
         if side.base().is_none() || (side.data().is_none() && !matches!(side.measured, Measured::Run(_))) {
-            return refuse(format!("{} names no base_sha256 and data_sha256, expected both", side.path.display()));
+            return refuse(format!("{} names no base_blake3 and data_sha256, expected both", side.path.display()));
         }
     }
     let (left, right) = (a.items(), b.items());

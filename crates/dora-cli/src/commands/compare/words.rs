@@ -94,7 +94,11 @@ pub fn sentence(judged: &Judged, i: usize) -> String {
     };
     match judged.outcome(i) {
         _ if found.smallest == 0.0 && test.gain() == 0.0 => {
-            format!("Within noise: A and B do the same on every one of the {} {unit}.", test.n)
+            let same = match test.measure {
+                Measure::Accuracy if test.unit != Unit::Seeds => "are right and wrong on the same",
+                _ => "do the same on all",
+            };
+            format!("Within noise: A and B {same} {} {unit}, which does not show that they are equal.", test.n)
         }
         _ if test.gain() == 0.0 => format!("Within noise: A and B are even ({p})."),
         Outcome::Noise | Outcome::Undecided => format!(
@@ -121,11 +125,11 @@ pub fn advice(task: &Task, outcome: Outcome) -> String {
     let test = &task.test;
     let by_seed = test.unit == Unit::Seeds;
     let k = task.pairs.len();
-    let methods = format!(
-        "{} of each cannot speak for the methods, as another seed may turn the result round; train and evaluate both with \
-         at least {} seeds (`--seed`) and compare all",
-        runs(k),
-        Seeds::LEAST
+    let seeds = format!(
+        "training again from another random start (`--seed`) may turn the result round: train and evaluate both with at \
+         least {} seeds, of which {}, and compare all.",
+        Seeds::LEAST,
+        if k == 1 { "these runs are one".to_owned() } else { format!("these runs are {k}") }
     );
     match (outcome, &test.found) {
         (Outcome::Undecided, None) if !by_seed => "evaluate both on hundreds of items.".into(),
@@ -137,9 +141,11 @@ pub fn advice(task: &Task, outcome: Outcome) -> String {
         (Outcome::A | Outcome::B, Some(_)) if by_seed => {
             "nothing on this data; other data would say whether it holds there too.".into()
         }
-        (Outcome::A | Outcome::B, Some(_)) => format!("{methods}."),
+        (Outcome::A | Outcome::B, Some(_)) => {
+            format!("that holds for these two trained models, not yet for the methods behind them, as {seeds}")
+        }
         (Outcome::Noise, Some(found)) => {
-            format!("{}{}", more(test, found), if by_seed { String::new() } else { format!(" {}.", capital(&methods)) })
+            format!("{}{}", more(test, found), if by_seed { String::new() } else { format!(" Then, as {seeds}") })
         }
     }
 }
@@ -148,39 +154,35 @@ pub fn advice(task: &Task, outcome: Outcome) -> String {
 fn more(test: &Test, found: &Found) -> String {
     let (n, unit) = (thousands(test.n), test.unit.name());
     if found.smallest == 0.0 && test.gain() == 0.0 {
-        return format!("these {n} {unit} do not tell the two apart at all; take harder ones.");
+        return format!(
+            "these {n} {unit} do not tell the two apart at all: see whether A and B are different models, then take more {unit}."
+        );
     }
     if test.unit != Unit::Seeds && test.n < LEAST {
         return format!("{n} {unit} cannot show any difference, however large; take hundreds.");
     }
-    let shown =
-        format!("these {n} are enough only for {} or more (found 4 times out of 5)", size(test, found.smallest));
-    let seen = size(test, test.gain());
+    let shown = format!("with these {n}, only {} or more would be", size(test, found.smallest));
+    let seen = format!("a true difference of {}", size(test, test.gain()));
     match (found.needed.filter(|&k| k > test.n as f64), test.unit) {
         (None, _) if found.needed.is_some() => {
-            format!("somewhat more {unit} than these would show a difference of {seen}; {shown}.")
+            format!("{seen} would need somewhat more {unit} than these to be found 4 times out of 5; {shown}.")
         }
         (Some(k), Unit::Seeds) => {
-            format!(
-                "about {k} seeds an arm would show a difference of {seen}, if that is the true difference; {shown}."
-            )
+            format!("{seen} would need about {k} seeds an arm in all to be found 4 times out of 5; {shown}.")
         }
         (None, Unit::Seeds) => {
-            format!("more than 1,000 seeds an arm would be needed to show a difference of {seen}; {shown}.")
+            format!("{seen} would need more than 1,000 seeds an arm to be found 4 times out of 5; {shown}.")
         }
         (Some(items), _) => {
-            format!(
-                "about {} {unit} like these would show a difference of {seen}, if that is the true difference; {shown}.",
-                rounded(items)
-            )
+            let items = rounded(items);
+            format!("{seen} would need about {items} {unit} like these in all to be found 4 times out of 5; {shown}.")
         }
         (None, _) => {
             // Nothing to go by: a point of accuracy, or a hundredth of the loss.
             let least = if test.measure == Measure::Accuracy { 0.01 } else { 0.01 * test.a };
-            let items = test.n as f64 * (found.smallest / least).powi(2);
+            let items = rounded(test.n as f64 * (found.smallest / least).powi(2));
             format!(
-                "about {} {unit} like these would show a difference of {}, if it is there; {shown}.",
-                rounded(items),
+                "a true difference of {} would need about {items} {unit} like these in all to be found 4 times out of 5; {shown}.",
                 size(test, least)
             )
         }
@@ -214,11 +216,6 @@ pub fn amount(measure: Measure, difference: f64) -> String {
 
 fn runs(k: usize) -> String {
     if k == 1 { "one run".into() } else { format!("{k} runs") }
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// How often chance does it.

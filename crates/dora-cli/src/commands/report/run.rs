@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::inputs::{Picture, bytes};
 use crate::failure::Usage;
-use crate::results::{adapter_sha256, run_record};
+use crate::results::{adapter_blake3, run_record};
 
 /// Name of the file of samples.
 pub const SAMPLES_FILE: &str = "samples.jsonl";
@@ -67,8 +67,8 @@ impl Run {
     /// Whether the summary of an evaluation is of what lies in this folder: of its adapter by the hash, of a model by the record
     /// of its training. What was measured without training, such as the base, may lie anywhere.
     pub fn is_of(&self, summary: &Map<String, Value>) -> bool {
-        match summary.get("adapter_sha256").and_then(Value::as_str) {
-            Some(hash) => adapter_sha256(&self.path).is_ok_and(|found| found == hash),
+        match summary.get("adapter_blake3").and_then(Value::as_str) {
+            Some(hash) => adapter_blake3(&self.path).is_ok_and(|found| found == hash),
             None => summary.get("training").is_none_or(|run| run.is_null() || *run == self.record),
         }
     }

@@ -230,7 +230,7 @@ fn settings(run: &Run) -> Captioned {
         record["settings"].as_object().into_iter().flatten().map(|(name, _)| &**name).collect();
     let mut data = lines(&record["data"], &ROWS, "");
     data.extend(lines(&record["eval_data"], &ROWS, "held-out "));
-    data.extend(lines(record, &["base_sha256", "dora_version"], ""));
+    data.extend(lines(record, &["base_blake3", "dora_version"], ""));
     vec![
         ("Settings", lines(&record["settings"], &of_training, "")),
         ("Adapter", lines(&record["adapter_config"], &ADAPTER, "")),

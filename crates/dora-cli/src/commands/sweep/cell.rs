@@ -86,7 +86,7 @@ pub fn effect(mut record: Value) -> Value {
 
 /// The first setting that differs: its name and both values.
 fn difference(found: &Value, expected: &Value) -> Option<(String, Value, Value)> {
-    for place in ["/dora_version", "/base_sha256", "/data/sha256", "/eval_data/sha256"] {
+    for place in ["/dora_version", "/base_blake3", "/data/sha256", "/eval_data/sha256"] {
         let [left, right] = [found, expected].map(|record| record.pointer(place).unwrap_or(&Value::Null).clone());
         if left != right {
             return Some((place[1..].replace('/', "."), left, right));

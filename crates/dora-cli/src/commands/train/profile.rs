@@ -1,28 +1,51 @@
 //! `--profile`: where the time of the steps went, by operation: share of the wall time, calls, GFLOP/s of its matrix products,
-//! GB/s of its operands and results. On a device by kernel and shape of product, in time of the device; all else is then when it idles.
+//! GB/s of its operands and results. On a device by kernel and shape of product, in time of the device, without the first of several
+//! steps; all else is then when it idles.
+
+use std::time::Instant;
 
 use anyhow::Result;
 use dora_tensor::Device;
 use dora_tensor::profile::{Direction, Total, finish, start};
 use serde_json::{Value, json};
 
-/// What was counted since [`Profile::start`], which was `seconds` ago.
+/// A count that runs.
+pub struct Profiling {
+    device: Device,
+    since: Instant,
+}
+
+impl Profiling {
+    /// Begins counting.
+    pub fn start(device: Device) -> Self {
+        match device {
+            Device::Cpu => start(),
+            Device::Cuda(gpu) => gpu.start_profile(),
+        }
+        Profiling { device, since: Instant::now() }
+    }
+
+    /// Begins anew behind the first of several steps, in which a device loads its kernels.
+    pub fn after_first_step(&mut self) {
+        if self.device != Device::Cpu {
+            *self = Profiling::start(self.device);
+        }
+    }
+
+    /// Ends counting.
+    pub fn finish(self) -> Result<Profile> {
+        Profile::take(self.device, self.since.elapsed().as_secs_f64())
+    }
+}
+
+/// What was counted in `seconds`.
 pub struct Profile {
     seconds: f64,
     rows: Vec<(String, Total)>,
 }
 
 impl Profile {
-    /// Begins counting.
-    pub fn start(device: Device) {
-        match device {
-            Device::Cpu => start(),
-            Device::Cuda(gpu) => gpu.start_profile(),
-        }
-    }
-
-    /// Ends counting.
-    pub fn take(device: Device, seconds: f64) -> Result<Self> {
+    fn take(device: Device, seconds: f64) -> Result<Self> {
         let name = |op: &str, direction| match direction {
             Direction::Forward => format!("{op} forward"),
             Direction::Backward => format!("{op} backward"),

@@ -125,7 +125,7 @@ pub fn description(
         "settings": args.resolved(steps, &rows.options, base),
         "notes": args.notes(),
         "adapter_config": adapter.transpose()?,
-        "base_sha256": base.sha256()?,
+        "base_blake3": base.blake3()?,
         "data": of_data(&rows.data),
         "eval_data": rows.held_out.as_ref().map(of_data),
     }))

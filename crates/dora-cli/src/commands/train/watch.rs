@@ -7,6 +7,7 @@ use dora_train::Result as TrainResult;
 use dora_train::metrics::{EvalRecord, MetricsFile, StepRecord};
 use dora_train::run::{Ending, Observer};
 
+use super::profile::Profiling;
 use crate::console::Progress;
 use crate::interrupt::Interrupt;
 
@@ -15,6 +16,9 @@ pub struct Watch {
     metrics: MetricsFile,
     progress: Progress,
     interrupt: Interrupt,
+    steps: usize,
+    /// Where a profile was asked for, until it is taken.
+    pub profiling: Option<Profiling>,
     last: Option<StepRecord>,
     first_eval: Option<f64>,
     last_eval: Option<f64>,
@@ -29,6 +33,8 @@ impl Watch {
             metrics: MetricsFile::create(output)?,
             progress: Progress::new("step", steps),
             interrupt,
+            steps,
+            profiling: None,
             last: None,
             first_eval: None,
             last_eval: None,
@@ -89,6 +95,9 @@ impl Observer for Watch {
             .step(record.step, format!("loss {:.4}  {:.0} tokens/s{memory}", record.loss, record.tokens_per_s));
         self.tokens += record.tokens;
         self.seconds += record.tokens as f64 / record.tokens_per_s;
+        if self.last.is_none() && self.steps > 1 {
+            self.profiling.iter_mut().for_each(Profiling::after_first_step);
+        }
         self.last = Some(record.clone());
         Ok(())
     }

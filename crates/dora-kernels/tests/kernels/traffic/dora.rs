@@ -1,9 +1,9 @@
 //! DoRA's kernels: over a batch, and over a weight.
 
 use dora_kernels::launch::{
-    DoraBackward, DoraColumns, DoraComposeDropout, DoraNorms, DoraVanished, LowRankBase, LowRankCompose, LowRankFactor,
-    LowRankProject, dora_backward, dora_compose_dropout, dora_magnitude, dora_merge, dora_norms,
-    dora_row_norms_squared, dora_strips, dora_vanished, low_rank_compose, low_rank_cross, low_rank_project,
+    DoraBackward, DoraColumns, DoraComposeDropout, DoraMagnitude, DoraNorms, DoraOutput, DoraProjection, LowRankBase,
+    LowRankCompose, LowRankFactor, LowRankProject, dora_backward, dora_compose_dropout, dora_gram, dora_magnitude,
+    dora_merge, dora_norms, dora_row_norms_squared, dora_strips, low_rank_compose, low_rank_project,
 };
 use dora_kernels::{Buffer, Element};
 
@@ -43,11 +43,6 @@ pub(super) fn rows(table: &mut Table) {
         of_rank(table, columns, element);
         of_weight(table, element);
     }
-    let strips = 64;
-    let (partial, mut dm) = (table.input(F32, 4, strips * WIDTH), table.room(F32, WIDTH));
-    let row =
-        Row { kernel: "dora_magnitude_f32".into(), of: "partial", elements: strips * WIDTH, least: 4.0, because: "" };
-    table.row(row, |d| dora_magnitude(d, partial.view(), &columns, true, dm.view_mut()));
     let (mut w, m) = (table.input(F32, 5, N), table.input(F32, 6, ROWS));
     let row = Row { kernel: "dora_merge_f32".into(), of: "w", elements: N, least: 8.0, because: "" };
     table.row(row, |d| dora_merge(d, w.view_mut(), m.view()));
@@ -66,18 +61,24 @@ fn of_batch(table: &mut Table, columns: DoraColumns<'_>, element: Element) {
         let (base, low, z, y) = (Some(a.view()), b.view(), z.view_mut(), y.view_mut());
         dora_compose_dropout(d, DoraComposeDropout { base, z, low, scaling, columns, y })
     });
+    let rank = 16;
+    let (p, mut h) = (table.input(F32, 6, WIDTH * rank), table.room(element, ROWS * rank));
     table.row(row("dora_backward", "dy", 3.0), |d| {
         let (dy, value, dz, partial) = (Some(a.view()), b.view(), y.view_mut(), partial.view_mut());
-        dora_backward(d, DoraBackward { dy, value, columns, dz, rest: None, partial })
+        let h = Some(DoraProjection { b: p.view(), rank, scaling, dh: h.view_mut() });
+        dora_backward(d, DoraBackward { dy, value, columns, dz, rest: None, partial, h })
     });
-    // No magnitude vanishes, as in training: two numbers a column are all that is read.
+    // No magnitude vanishes, as in training: beside the strips two numbers a column are all that is read.
     let (h, w, b_) = (table.input(element, 7, ROWS * RANK), &a, table.input(F32, 8, WIDTH * RANK));
     let x = table.input(element, 9, ROWS * ROWS);
-    let mut dm = table.room(F32, WIDTH);
-    let row = Row { kernel: format!("dora_vanished_{element}"), of: "dm", elements: WIDTH, least: 8.0, because: "" };
+    let strips = 64;
+    let (partial, mut dm) = (table.input(F32, 4, strips * WIDTH), table.room(F32, WIDTH));
+    let kernel = format!("dora_magnitude_{element}");
+    let row = Row { kernel, of: "partial", elements: strips * WIDTH, least: 4.0, because: "" };
     table.row(row, |d| {
-        let (dy, x, h, w, b, dm) = (b.view(), x.view(), h.view(), w.view(), b_.view(), dm.view_mut());
-        dora_vanished(d, DoraVanished { dy, x, h, w, b, scaling, columns, dm })
+        let (dy, x, h, w, b, partial) = (b.view(), x.view(), h.view(), w.view(), b_.view(), partial.view());
+        let output = Some(DoraOutput { dy, x, h, w, b, scaling });
+        dora_magnitude(d, DoraMagnitude { partial, columns, output, dm: dm.view_mut() })
     });
 }
 
@@ -86,14 +87,11 @@ fn of_rank(table: &mut Table, columns: DoraColumns<'_>, element: Element) {
     let (size, rank, scaling) = (element.size() as f64, 16, S);
     let (x, p) = (table.input(element, 1, N), table.input(F32, 2, WIDTH * rank));
     let factor = LowRankFactor::B(p.view());
-    let (mut h, mut u) = (table.room(element, ROWS * rank), table.room(F32, ROWS * rank));
+    let mut h = table.room(element, ROWS * rank);
     let share = rank as f64 / WIDTH as f64;
     let row = |name: &str, of, least| Row { kernel: format!("{name}_{element}"), of, elements: N, least, because: "" };
     table.row(row("low_rank_project", "x", size * (1.0 + share)), |d| {
         low_rank_project(d, LowRankProject { x: x.view(), factor, rank, scaling, h: h.view_mut() })
-    });
-    table.row(row("low_rank_cross", "x", size + 4.0 * share), |d| {
-        low_rank_cross(d, LowRankProject { x: x.view(), factor, rank, scaling, h: u.view_mut() })
     });
     let mut y = table.input(element, 3, N);
     table.row(row("low_rank_compose", "y", 2.0 * size), |d| {
@@ -108,16 +106,17 @@ fn of_weight(table: &mut Table, element: Element) {
     let kernel = format!("dora_row_norms_squared_{element}");
     let row = Row { kernel, of: "w", elements: WIDTH * ROWS, least, because: "" };
     table.row(row, |d| dora_row_norms_squared(d, w.view(), norms.view_mut()));
-    let [cross, a, b] = [RANK * WIDTH, RANK * ROWS, WIDTH * RANK].map(|n| table.input(F32, 3, n));
-    let gram: Vec<f64> = Input::random(F32, 3, RANK * RANK).values.iter().map(|x| 1e-3 * x).collect();
+    let (a, b) = (table.input(F32, 3, RANK * ROWS), table.input(F32, 3, WIDTH * RANK));
+    let mut gram = table.room(F32, RANK * RANK);
+    let row = Row { kernel: format!("dora_gram_{element}"), of: "A", elements: RANK * ROWS, least: 4.5, because: "" };
+    table.row(row, |d| dora_gram(d, element, a.view(), gram.view_mut()));
     // Large beside the other terms, so that none cancels.
-    let (gram, base) = (Input::new(F32, &gram).on(&table.device), Input::new(F32, &[1e4; WIDTH]).on(&table.device));
+    let base = Input::new(F32, &[1e4; WIDTH]).on(&table.device);
     let kernel = format!("dora_norms_{element}");
-    let row = Row { kernel, of: "B", elements: WIDTH * RANK, least: 8.0, because: "" };
+    let least = element.size() as f64 + 4.0 * (RANK + 2) as f64 / ROWS as f64;
+    let row = Row { kernel, of: "W", elements: WIDTH * ROWS, least, because: "" };
     table.row(row, |d| {
-        let (base, cross, gram) = (base.view(), cross.view(), gram.view());
-        let operands =
-            DoraNorms { base, cross, gram, w: w.view(), a: a.view(), b: b.view(), scaling: S, n: norms.view_mut() };
-        dora_norms(d, operands)
+        let (base, gram, n) = (base.view(), gram.view(), norms.view_mut());
+        dora_norms(d, DoraNorms { base, gram, w: w.view(), a: a.view(), b: b.view(), scaling: S, n })
     });
 }

@@ -5,9 +5,10 @@ use super::{Dora, Kept, Norms};
 use crate::cuda::{accumulate, product};
 use crate::ops::LowRank;
 use crate::ops::linear::cuda::row_sum;
-use crate::ops::lora::cuda::{Gradients, add_low_rank, compose, cross, expand, gradients};
+use crate::ops::lora::cuda::{Gradients, add_low_rank, compose, expand, gradients};
 use crate::{Cuda, DType, Result, Tensor, Weight};
-use dora_kernels::launch::{self, DoraBackward, DoraColumns, DoraComposeDropout, DoraNorms, DoraVanished, dora_strips};
+use dora_kernels::launch::{self, DoraBackward, DoraColumns, DoraComposeDropout, DoraMagnitude, DoraNorms, DoraOutput};
+use dora_kernels::launch::{DoraProjection, dora_backward_projects, dora_strips};
 use dora_kernels::{Buffer, Element};
 
 /// A layer's base, update and magnitudes.
@@ -59,19 +60,22 @@ pub(super) fn forward(
 
 /// Norms (out) of the rows of W + sBA, where `base` holds ‖W‖² (out).
 pub(super) fn norms(gpu: Cuda, w: &Tensor, update: &LowRank, base: &Tensor) -> Result<Tensor> {
-    let (cross, gram) = (cross(gpu, update, w)?, cross(gpu, update, &update.a)?);
+    let (driver, rank) = (&**gpu.driver(), update.a.shape()[0]);
+    let a = update.a.on(gpu, "dora")?;
+    let mut gram = gpu.room(DType::F32, &[rank, rank])?;
+    let w = w.on(gpu, "dora")?;
+    launch::dora_gram(driver, w.element(), a, gram.write(gpu, "dora")?)?;
     let mut n = gpu.room(DType::F32, base.shape())?;
     let operands = DoraNorms {
         base: base.on(gpu, "dora")?,
-        cross: cross.on(gpu, "dora")?,
         gram: gram.on(gpu, "dora")?,
-        w: w.on(gpu, "dora")?,
-        a: update.a.on(gpu, "dora")?,
+        w,
+        a,
         b: update.b.on(gpu, "dora")?,
         scaling: update.scaling,
         n: n.write(gpu, "dora")?,
     };
-    launch::dora_norms(&**gpu.driver(), operands)?;
+    launch::dora_norms(driver, operands)?;
     Ok(n)
 }
 
@@ -90,6 +94,8 @@ pub(super) fn backward(gpu: Cuda, op: Dora, dy: Tensor, needs: &[bool]) -> Resul
     let columns = DoraColumns { m: magnitude.on(gpu, "dora")?, n: norms.on(gpu, "dora")?, bias };
     let mut dz = gpu.room(dtype, dy.shape())?;
     let mut rest = update.dropout.map(|_| gpu.room(dtype, dy.shape())).transpose()?;
+    let rank = update.a.shape()[0];
+    let mut dh = dora_backward_projects(rows, rank).then(|| gpu.room(dtype, &[rows, rank])).transpose()?;
     let mut partial = Buffer::new(gpu.driver(), Element::F32, dora_strips(rows) * width)?;
     let operands = DoraBackward {
         dy: Some(dy.on(gpu, "dora")?),
@@ -98,24 +104,30 @@ pub(super) fn backward(gpu: Cuda, op: Dora, dy: Tensor, needs: &[bool]) -> Resul
         dz: dz.write(gpu, "dora")?,
         rest: rest.as_mut().map(|rest| rest.write(gpu, "dora")).transpose()?,
         partial: partial.view_mut(),
+        h: match &mut dh {
+            Some(dh) => {
+                let (b, scaling) = (update.b.on(gpu, "dora")?, update.scaling);
+                Some(DoraProjection { b, rank, scaling, dh: dh.write(gpu, "dora")? })
+            }
+            None => None,
+        },
     };
     launch::dora_backward(driver, operands)?;
     let mut dm = gpu.room(DType::F32, &[width])?;
-    launch::dora_magnitude(driver, partial.view(), &columns, from_output, dm.write(gpu, "dora")?)?;
-    if from_output {
-        let operands = DoraVanished {
+    let output = match from_output {
+        true => Some(DoraOutput {
             dy: dy.on(gpu, "dora")?,
             x: x.on(gpu, "dora")?,
             h: h.on(gpu, "dora")?,
             w: w.on(gpu, "dora")?,
             b: update.b.on(gpu, "dora")?,
             scaling: update.scaling,
-            columns,
-            dm: dm.write(gpu, "dora")?,
-        };
-        launch::dora_vanished(driver, operands)?;
-    }
-    let Gradients { a, b, h: dh } = gradients(gpu, &update, &x, &h, &dz)?;
+        }),
+        false => None,
+    };
+    let operands = DoraMagnitude { partial: partial.view(), columns, output, dm: dm.write(gpu, "dora")? };
+    launch::dora_magnitude(driver, operands)?;
+    let Gradients { a, b, h: dh } = gradients(gpu, &update, &x, &h, &dz, dh)?;
     let dx = match (needs[0], rest) {
         (false, _) => None,
         (true, None) => {

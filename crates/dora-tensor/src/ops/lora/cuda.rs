@@ -3,7 +3,7 @@
 use super::{Lora, LowRank};
 use crate::cuda::product;
 use crate::ops::linear::cuda::{add_bias, outer, row_sum};
-use crate::{Cuda, DType, Result, Tensor, Weight};
+use crate::{Cuda, Result, Tensor, Weight};
 use dora_kernels::launch::{self, DoraColumns, LowRankBase, LowRankCompose, LowRankFactor, LowRankProject};
 
 impl LowRank {
@@ -30,15 +30,6 @@ fn onto_rank(gpu: Cuda, update: &LowRank, x: &Tensor, factor: LowRankFactor, sca
     let (x, to) = (x.on(gpu, "lora")?, h.write(gpu, "lora")?);
     launch::low_rank_project(&**gpu.driver(), LowRankProject { x, factor, rank: update.rank(), scaling, h: to })?;
     Ok(h)
-}
-
-/// x·Aᵀ (n, r) in `f32`, for the rows of a weight or of A itself.
-pub(crate) fn cross(gpu: Cuda, update: &LowRank, x: &Tensor) -> Result<Tensor> {
-    let mut u = gpu.room(DType::F32, &[x.shape()[0], update.rank()])?;
-    let (x, to) = (x.on(gpu, "lora")?, u.write(gpu, "lora")?);
-    let operands = LowRankProject { x, factor: update.a(gpu)?, rank: update.rank(), scaling: 1.0, h: to };
-    launch::low_rank_cross(&**gpu.driver(), operands)?;
-    Ok(u)
 }
 
 /// y becomes g ⊙ (y + s·h·Bᵀ) + b; without columns g is 1 and b is 0.
@@ -88,7 +79,7 @@ pub(super) fn forward(
 /// Gradients of x, A, B and b.
 pub(super) fn backward(gpu: Cuda, op: Lora, dy: &Tensor, needs: &[bool]) -> Result<Vec<Option<Tensor>>> {
     let Lora { x, h, weight, update } = op;
-    let Gradients { a, b, h: dh } = gradients(gpu, &update, &x.get()?, &h, dy)?;
+    let Gradients { a, b, h: dh } = gradients(gpu, &update, &x.get()?, &h, dy, None)?;
     let dx = match needs[0] {
         true => {
             let dx = product(gpu, dy.plain(), weight.materialized()?.plain(), 1.0, dy.dtype())?;
@@ -110,9 +101,19 @@ pub(crate) struct Gradients {
     pub h: Tensor,
 }
 
-/// Gradients for the gradient dz (n, out) of the update's output.
-pub(crate) fn gradients(gpu: Cuda, update: &LowRank, x: &Tensor, h: &Tensor, dz: &Tensor) -> Result<Gradients> {
-    let dh = onto_rank(gpu, update, dz, update.b(gpu)?, update.scaling)?;
+/// Gradients for the gradient dz (n, out) of the update's output; dh where it is known already.
+pub(crate) fn gradients(
+    gpu: Cuda,
+    update: &LowRank,
+    x: &Tensor,
+    h: &Tensor,
+    dz: &Tensor,
+    dh: Option<Tensor>,
+) -> Result<Gradients> {
+    let dh = match dh {
+        Some(dh) => dh,
+        None => onto_rank(gpu, update, dz, update.b(gpu)?, update.scaling)?,
+    };
     let dropped = update.dropped(x)?;
     let a = outer(gpu, &dh, dropped.as_ref().unwrap_or(x), 1.0)?;
     Ok(Gradients { a, b: outer(gpu, dz, h, update.scaling)?, h: dh })
