@@ -52,13 +52,13 @@ fn within_noise() {
     let next = text(&object["next"]);
     assert!(
         next.starts_with(
-            "a true difference of 1.8 points of accuracy would need about 4,000 questions like these in all to be "
+            "if 1.8 points of accuracy would matter to you, evaluate both on about 4,000 questions like these in all, "
         ),
         "{next}"
     );
     assert!(
         next.contains(
-            "found 4 times out of 5; with these 500, only 5.1 points of accuracy or more would be. Then, as training"
+            "4 times out of 5 (these 500 find only 5.1 points of accuracy or more); if not, choose by cost. Then, as training"
         ),
         "{next}"
     );
@@ -78,7 +78,7 @@ fn even_and_the_same() {
     // A point of accuracy: 7.85·0.2/0.01².
     assert!(
         text(&object["next"])
-            .starts_with("a true difference of 1.0 points of accuracy would need about 16,000 questions"),
+            .starts_with("if 1.0 points of accuracy would matter to you, evaluate both on about 16,000 questions"),
         "{object}"
     );
     let (a, b) = both(&room, [20, 0, 0, 20]);
@@ -168,7 +168,7 @@ fn four_seeds_or_more_speak_for_the_methods() {
     );
     let (a, b) = seeds(&room, 4, 0);
     let object = compare(&[&a[..], &b].concat());
-    assert!(text(&object["next"]).contains(" seeds an arm in all to be found 4 times out of 5; "), "{object}");
+    assert!(text(&object["next"]).contains(" seeds an arm in all, enough to find such a difference "), "{object}");
     // Three are not enough: items are tested, each its mean over the seeds.
     let (a, b) = seeds(&room, 3, 4);
     let object = compare(&[&a[..], &b].concat());

@@ -161,32 +161,24 @@ fn more(test: &Test, found: &Found) -> String {
     if test.unit != Unit::Seeds && test.n < LEAST {
         return format!("{n} {unit} cannot show any difference, however large; take hundreds.");
     }
-    let shown = format!("with these {n}, only {} or more would be", size(test, found.smallest));
-    let seen = format!("a true difference of {}", size(test, test.gain()));
-    match (found.needed.filter(|&k| k > test.n as f64), test.unit) {
-        (None, _) if found.needed.is_some() => {
-            format!("{seen} would need somewhat more {unit} than these to be found 4 times out of 5; {shown}.")
-        }
-        (Some(k), Unit::Seeds) => {
-            format!("{seen} would need about {k} seeds an arm in all to be found 4 times out of 5; {shown}.")
-        }
-        (None, Unit::Seeds) => {
-            format!("{seen} would need more than 1,000 seeds an arm to be found 4 times out of 5; {shown}.")
-        }
-        (Some(items), _) => {
-            let items = rounded(items);
-            format!("{seen} would need about {items} {unit} like these in all to be found 4 times out of 5; {shown}.")
-        }
+    let (plan, items): (f64, String) = match (found.needed.filter(|&k| k > test.n as f64), test.unit) {
+        (None, _) if found.needed.is_some() => (test.gain(), format!("somewhat more {unit} than these")),
+        (Some(k), Unit::Seeds) => (test.gain(), format!("about {k} seeds an arm in all")),
+        (None, Unit::Seeds) => (test.gain(), "more than 1,000 seeds an arm".to_owned()),
+        (Some(items), _) => (test.gain(), format!("about {} {unit} like these in all", rounded(items))),
         (None, _) => {
             // Nothing to go by: a point of accuracy, or a hundredth of the loss.
             let least = if test.measure == Measure::Accuracy { 0.01 } else { 0.01 * test.a };
             let items = rounded(test.n as f64 * (found.smallest / least).powi(2));
-            format!(
-                "a true difference of {} would need about {items} {unit} like these in all to be found 4 times out of 5; {shown}.",
-                size(test, least)
-            )
+            (least, format!("about {items} {unit} like these in all"))
         }
-    }
+    };
+    let how = if test.unit == Unit::Seeds { "train and evaluate both with" } else { "evaluate both on" };
+    let (plan, smallest) = (size(test, plan), size(test, found.smallest));
+    format!(
+        "if {plan} would matter to you, {how} {items}, enough to find such a difference 4 times out of 5 (these {n} find \
+         only {smallest} or more); if not, choose by cost."
+    )
 }
 
 fn name(task: &Task) -> String {
