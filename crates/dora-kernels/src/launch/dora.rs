@@ -152,7 +152,7 @@ pub struct DoraProjection<'a> {
 /// Whether [`dora_backward`] may compute dh: sums of more ranks do not fit its registers, and of few rows its blocks, which then take all
 /// columns, do not fill a card.
 pub fn dora_backward_projects(rows: usize, rank: usize) -> bool {
-    rank <= 32 && rows >= 1024
+    rank <= 32 && rows >= 512
 }
 
 /// Strips of sums that [`dora_backward`] gives for a number of rows.
