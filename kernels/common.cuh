@@ -1,4 +1,4 @@
-// What all kernels share, through nf4.cuh or attention.cuh where files of one operation share more: counted access to global memory, element types, reductions, and the
+// What all kernels share, through nf4.cuh, attention.cuh or low_rank.cuh where some files share more: counted access to global memory, element types, reductions, and the
 // asynchronous and tensor-core instructions. nvcc maps them to CUDA; a host compiler to the shim in host/, where every access
 // to global memory through `ld`, `st` and their kin is counted. Blocks are one-dimensional; a number of threads is a multiple of 32.
 #pragma once

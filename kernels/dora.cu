@@ -15,8 +15,8 @@
 //
 // compose_dropout: x over strips of 32·W columns, y over 64 rows; a lane keeps its columns, a warp walks rows. backward, bf16: a block takes
 // 32 rows, and all columns where it computes dh, else y over parts of them; a warp takes slices of 32 columns, as the product needs them,
-// and loads 16 rows while it computes with the others. The vectors add (8 B, backward 12 B) / 64 (32) rows an element, B, m, n and b come
-// from a cache. magnitude: a block takes 32 columns.
+// and loads 16 rows while it computes with the others. In compose_dropout the vectors add 12 B / 64 rows an element; in backward the
+// sums add 4 B / 32 rows, and B, m, n and b come from a cache. magnitude: a block takes 32 columns.
 #include "low_rank.cuh"
 
 constexpr int ROWS = 64;   // of a block

@@ -5,7 +5,7 @@
 //   dora_norms              n_o² = ‖W_o‖² + 2s·Σ_k B_ok U_ok + s²·Σ_k B_ok (B_o·G)_k, U = W·Aᵀ, clamped at 0; once per optimizer step.
 //   dora_merge              w_o ← w_o · m_o/‖w_o‖ (unchanged where the norm is 0), w = W + sBA already formed.
 //
-// W (out, in) of T; A (r, in), B (out, r), G and n (out) of f32; A is rounded to T, as in the products of low_rank.cu. Every output is
+// W (out, in) of T; A (r, in), B (out, r), G and n (out) of f32; A and B are rounded to T, as in the products of low_rank.cu. Every output is
 // overwritten. Sums over the rank are f64: the terms may cancel. Where the sum is below 1 % of the sizes of its terms, f32 rounding of U
 // and G would show, and the block computes those rows from W's row and B·A's, in f64, a strip of elements a thread, never a dense
 // matrix. (The same rule as in crates/dora-tensor/src/ops/dora/norms.rs.)
@@ -107,7 +107,7 @@ __device__ float exact_norm(const T* w, const float* a, const float* b, float s,
     for (int i = threadIdx.x; i < inner; i += 32 * WARPS) {
         double x = to_f32(ld(w + size_t(o) * inner + i));
         for (int k = 0; k < rank; k++) {
-            x += double(s) * double(ld_reused(b + size_t(o) * rank + k)) * double(rounded<T>(ld_reused(a + size_t(k) * inner + i)));
+            x += double(s) * double(rounded<T>(ld_reused(b + size_t(o) * rank + k))) * double(rounded<T>(ld_reused(a + size_t(k) * inner + i)));
         }
         square += x * x;
         flops(2 * rank + 2);
@@ -128,7 +128,7 @@ __device__ __forceinline__ void norms(Tiles& tiles, float* n, const float* base,
         for (int j = 0; j < rank; j += 32) {
             for (int i = warp; i < TILE; i += WARPS) {
                 const bool inside = first + i < out && j + lane < rank;
-                tiles.b[i][lane] = inside ? ld(b + size_t(first + i) * rank + j + lane) : 0.0f;
+                tiles.b[i][lane] = inside ? rounded<T>(ld(b + size_t(first + i) * rank + j + lane)) : 0.0f;
             }
             for (int i = warp; i < 32; i += WARPS) {
                 tiles.g[i][lane] = j + i < rank && k + lane < rank ? ld_reused(gram + size_t(j + i) * rank + k + lane) : 0.0f;

@@ -52,7 +52,7 @@ fn within_noise() {
     let next = text(&object["next"]);
     assert!(
         next.starts_with(
-            "if 1.8 points of accuracy would matter to you, evaluate both on about 4,000 questions like these in all, "
+            "if a difference of 1.8 points of accuracy would matter to you, evaluate both on about 4,000 questions like these in all, "
         ),
         "{next}"
     );
@@ -77,8 +77,9 @@ fn even_and_the_same() {
     assert_eq!(object["verdict"], "Within noise: A and B are even (p = 1).");
     // A point of accuracy: 7.85·0.2/0.01².
     assert!(
-        text(&object["next"])
-            .starts_with("if 1.0 points of accuracy would matter to you, evaluate both on about 16,000 questions"),
+        text(&object["next"]).starts_with(
+            "if a difference of 1.0 points of accuracy would matter to you, evaluate both on about 16,000 questions"
+        ),
         "{object}"
     );
     let (a, b) = both(&room, [20, 0, 0, 20]);
@@ -168,7 +169,7 @@ fn four_seeds_or_more_speak_for_the_methods() {
     );
     let (a, b) = seeds(&room, 4, 0);
     let object = compare(&[&a[..], &b].concat());
-    assert!(text(&object["next"]).contains(" seeds an arm in all, enough to find such a difference "), "{object}");
+    assert!(text(&object["next"]).contains(" seeds an arm in all, enough to find it "), "{object}");
     // Three are not enough: items are tested, each its mean over the seeds.
     let (a, b) = seeds(&room, 3, 4);
     let object = compare(&[&a[..], &b].concat());

@@ -3,7 +3,7 @@
 use super::low_rank::shared_of_sums;
 use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
 use crate::launch::Columns;
-use crate::{Driver, Element, Result, Shape, View, ViewMut};
+use crate::{Driver, Element, Error, Result, Shape, View, ViewMut};
 
 pub(super) const COMPOSE_DROPOUT: Kernel = Kernel {
     module: "dora",
@@ -149,10 +149,12 @@ pub struct DoraProjection<'a> {
     pub dh: ViewMut<'a>,
 }
 
-/// Whether [`dora_backward`] may compute dh: sums of more ranks do not fit its registers, and of few rows its blocks, which then take all
-/// columns, do not fill a card.
+/// Largest rank whose dh [`dora_backward`] computes: sums of more do not fit its registers.
+const MOST_RANK: usize = 32;
+
+/// Whether [`dora_backward`] should compute dh. A block then takes all columns, and of few rows there are too few blocks.
 pub fn dora_backward_projects(rows: usize, rank: usize) -> bool {
-    rank <= 32 && rows >= 512
+    rank <= MOST_RANK && rows >= 512
 }
 
 /// Strips of sums that [`dora_backward`] gives for a number of rows.
@@ -166,6 +168,9 @@ pub fn dora_backward(driver: &dyn Driver, mut a: DoraBackward<'_>) -> Result<()>
     let rows = a.dz.len.checked_div(width).unwrap_or(0);
     let (elements, strips) = (rows * width, dora_strips(rows));
     let (rank, scaling) = a.h.as_ref().map_or((0, 0.0), |h| (h.rank, h.scaling));
+    if rank > MOST_RANK {
+        return Err(Error::argument("dora_backward", format!("dh of rank {rank}, expected at most {MOST_RANK}")));
+    }
     let shape = Shape {
         // A warp takes 32 columns of 32 rows.
         grid: [

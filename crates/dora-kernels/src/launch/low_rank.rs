@@ -66,7 +66,7 @@ pub struct LowRankProject<'a> {
 }
 
 /// Columns of a product that a block of `low_rank.cuh` takes at a time.
-pub(super) fn columns_of_block(rank: usize) -> usize {
+fn columns_of_block(rank: usize) -> usize {
     if rank <= 16 { 16 } else { 32 }
 }
 

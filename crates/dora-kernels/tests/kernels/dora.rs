@@ -1,5 +1,5 @@
 //! dora.cu against f64, with columns whose norm is 0 and magnitudes that vanish. Tolerance 2e-6 for one element, 1e-5 for sums over
-//! 64 rows and dm; bf16 results add their rounding.
+//! 32 rows, dh and dm; bf16 results add their rounding.
 
 use dora_kernels::Element;
 use dora_kernels::launch::{

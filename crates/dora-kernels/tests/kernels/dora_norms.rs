@@ -45,13 +45,14 @@ impl Case {
         let a = Input::random(Element::F32, 2, rank * inner);
         let rounded = Input::new(element, &a.values).values;
         let mut b = Input::random(Element::F32, 3, out * rank).values;
+        let rounded_b = Input::new(element, &b).values;
         let mut w = Input::random(element, 4, out * inner).values;
         for o in 0..out {
             for k in (0..rank).filter(|_| o % 9 == 8) {
                 b[o * rank + k] = 0.0;
             }
             for i in 0..inner {
-                let update: f64 = (0..rank).map(|k| b[o * rank + k] * rounded[k * inner + i]).sum();
+                let update: f64 = (0..rank).map(|k| rounded_b[o * rank + k] * rounded[k * inner + i]).sum();
                 match o {
                     _ if o % 9 == 8 => w[o * inner + i] = 0.0,
                     _ if o % 4 == 3 => w[o * inner + i] = -f64::from(S) * update * 1.0002,
@@ -62,9 +63,9 @@ impl Case {
         Case { out, inner, w: Input::new(element, &w), a, b: Input::new(Element::F32, &b) }
     }
 
-    /// A as the products see it.
-    fn rounded_a(&self) -> Vec<f64> {
-        Input::new(self.w.element, &self.a.values).values
+    /// A and B as the products see them.
+    fn rounded(&self) -> [Vec<f64>; 2] {
+        [&self.a, &self.b].map(|x| Input::new(self.w.element, &x.values).values)
     }
 
     fn found(&self, device: &Arc<dyn Driver>) -> Vec<f64> {
@@ -74,7 +75,7 @@ impl Case {
         let rank = self.a.values.len() / self.inner;
         let (mut n, mut gram) = (room(device, Element::F32, self.out), room(device, Element::F32, rank * rank));
         dora_gram(device.as_ref(), self.w.element, a.view(), gram.view_mut()).unwrap();
-        let a_ = self.rounded_a();
+        let [a_, _] = self.rounded();
         let products = (0..rank * rank).map(|i| dot(&a_, i / rank, &a_, i % rank, self.inner));
         close("gram", &gram, &products.collect::<Vec<_>>(), 1e-5);
         let operands = DoraNorms {
@@ -91,9 +92,9 @@ impl Case {
     }
 
     fn expected(&self, o: usize) -> f64 {
-        let (rank, a) = (self.b.values.len() / self.out, self.rounded_a());
+        let (rank, [a, b]) = (self.b.values.len() / self.out, self.rounded());
         let element = |i: usize| {
-            let update: f64 = (0..rank).map(|k| self.b.values[o * rank + k] * a[k * self.inner + i]).sum();
+            let update: f64 = (0..rank).map(|k| b[o * rank + k] * a[k * self.inner + i]).sum();
             self.w.values[o * self.inner + i] + f64::from(S) * update
         };
         (0..self.inner).map(|i| element(i).powi(2)).sum::<f64>().sqrt()

@@ -95,7 +95,9 @@ pub fn sentence(judged: &Judged, i: usize) -> String {
     match judged.outcome(i) {
         _ if found.smallest == 0.0 && test.gain() == 0.0 => {
             let same = match test.measure {
-                Measure::Accuracy if test.unit != Unit::Seeds => "are right and wrong on the same",
+                Measure::Accuracy if test.unit != Unit::Seeds && task.pairs.len() == 1 => {
+                    "are right and wrong on the same"
+                }
                 _ => "do the same on all",
             };
             format!("Within noise: A and B {same} {} {unit}, which does not show that they are equal.", test.n)
@@ -142,7 +144,8 @@ pub fn advice(task: &Task, outcome: Outcome) -> String {
             "nothing on this data; other data would say whether it holds there too.".into()
         }
         (Outcome::A | Outcome::B, Some(_)) => {
-            format!("that holds for these two trained models, not yet for the methods behind them, as {seeds}")
+            let models = if k == 1 { "two".to_owned() } else { (2 * k).to_string() };
+            format!("that holds for these {models} trained models, not yet for the methods behind them, as {seeds}")
         }
         (Outcome::Noise, Some(found)) => {
             format!("{}{}", more(test, found), if by_seed { String::new() } else { format!(" Then, as {seeds}") })
@@ -161,10 +164,16 @@ fn more(test: &Test, found: &Found) -> String {
     if test.unit != Unit::Seeds && test.n < LEAST {
         return format!("{n} {unit} cannot show any difference, however large; take hundreds.");
     }
+    let smallest = size(test, found.smallest);
+    let beyond = test.unit == Unit::Seeds && found.needed.is_none();
+    if beyond || amount(test.measure, test.gain()) == amount(test.measure, 0.0) && test.gain() > 0.0 {
+        return format!(
+            "these {n} {unit} find only {smallest} or more, and what they show is far less; choose by cost."
+        );
+    }
     let (plan, items): (f64, String) = match (found.needed.filter(|&k| k > test.n as f64), test.unit) {
         (None, _) if found.needed.is_some() => (test.gain(), format!("somewhat more {unit} than these")),
         (Some(k), Unit::Seeds) => (test.gain(), format!("about {k} seeds an arm in all")),
-        (None, Unit::Seeds) => (test.gain(), "more than 1,000 seeds an arm".to_owned()),
         (Some(items), _) => (test.gain(), format!("about {} {unit} like these in all", rounded(items))),
         (None, _) => {
             // Nothing to go by: a point of accuracy, or a hundredth of the loss.
@@ -174,9 +183,9 @@ fn more(test: &Test, found: &Found) -> String {
         }
     };
     let how = if test.unit == Unit::Seeds { "train and evaluate both with" } else { "evaluate both on" };
-    let (plan, smallest) = (size(test, plan), size(test, found.smallest));
+    let plan = size(test, plan);
     format!(
-        "if {plan} would matter to you, {how} {items}, enough to find such a difference 4 times out of 5 (these {n} find \
+        "if a difference of {plan} would matter to you, {how} {items}, enough to find it 4 times out of 5 (these {n} find \
          only {smallest} or more); if not, choose by cost."
     )
 }

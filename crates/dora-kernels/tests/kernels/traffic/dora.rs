@@ -101,20 +101,30 @@ fn of_rank(table: &mut Table, columns: DoraColumns<'_>, element: Element) {
 }
 
 fn of_weight(table: &mut Table, element: Element) {
-    let (w, mut norms) = (table.input(element, 1, WIDTH * ROWS), table.room(F32, WIDTH));
+    // Rows as long as those of a model, beside which the vectors are little.
+    const OUT: usize = 64;
+    const INNER: usize = 2048;
+    const RANK: usize = 16;
+    let (w, mut norms) = (table.input(element, 1, OUT * INNER), table.room(F32, OUT));
     let least = element.size() as f64;
     let kernel = format!("dora_row_norms_squared_{element}");
-    let row = Row { kernel, of: "w", elements: WIDTH * ROWS, least, because: "" };
+    let row = Row { kernel, of: "w", elements: OUT * INNER, least, because: "" };
     table.row(row, |d| dora_row_norms_squared(d, w.view(), norms.view_mut()));
-    let (a, b) = (table.input(F32, 3, RANK * ROWS), table.input(F32, 3, WIDTH * RANK));
+    let (a, b) = (table.input(F32, 3, RANK * INNER), table.input(F32, 3, OUT * RANK));
     let mut gram = table.room(F32, RANK * RANK);
-    let row = Row { kernel: format!("dora_gram_{element}"), of: "A", elements: RANK * ROWS, least: 4.5, because: "" };
+    let row = Row {
+        kernel: format!("dora_gram_{element}"),
+        of: "A",
+        elements: RANK * INNER,
+        least: 4.0 + 4.0 * RANK as f64 / INNER as f64,
+        because: "",
+    };
     table.row(row, |d| dora_gram(d, element, a.view(), gram.view_mut()));
     // Large beside the other terms, so that none cancels.
-    let base = Input::new(F32, &[1e4; WIDTH]).on(&table.device);
+    let base = Input::new(F32, &[1e5; OUT]).on(&table.device);
     let kernel = format!("dora_norms_{element}");
-    let least = element.size() as f64 + 4.0 * (RANK + 2) as f64 / ROWS as f64;
-    let row = Row { kernel, of: "W", elements: WIDTH * ROWS, least, because: "" };
+    let least = element.size() as f64 + 4.0 * (RANK + 2) as f64 / INNER as f64;
+    let row = Row { kernel, of: "W", elements: OUT * INNER, least, because: "" };
     table.row(row, |d| {
         let (base, gram, n) = (base.view(), gram.view(), norms.view_mut());
         dora_norms(d, DoraNorms { base, gram, w: w.view(), a: a.view(), b: b.view(), scaling: S, n })
