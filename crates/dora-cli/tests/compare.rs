@@ -58,7 +58,7 @@ fn within_noise() {
     );
     assert!(
         next.contains(
-            "4 times out of 5 (these 500 find only 5.1 points of accuracy or more); if not, choose by cost. Then, as training"
+            "4 times out of 5 (these 500 find only 5.1 points of accuracy or more); if not, choose by cost. To judge the methods"
         ),
         "{next}"
     );

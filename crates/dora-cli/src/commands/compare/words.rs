@@ -128,7 +128,7 @@ pub fn advice(task: &Task, outcome: Outcome) -> String {
     let by_seed = test.unit == Unit::Seeds;
     let k = task.pairs.len();
     let seeds = format!(
-        "training again from another random start (`--seed`) may turn the result round: train and evaluate both with at \
+        "training again from another random start (`--seed`) may turn the result round; train and evaluate both with at \
          least {} seeds, of which {}, and compare all.",
         Seeds::LEAST,
         if k == 1 { "these runs are one".to_owned() } else { format!("these runs are {k}") }
@@ -147,8 +147,9 @@ pub fn advice(task: &Task, outcome: Outcome) -> String {
             let models = if k == 1 { "two".to_owned() } else { (2 * k).to_string() };
             format!("that holds for these {models} trained models, not yet for the methods behind them, as {seeds}")
         }
+        (Outcome::Noise, Some(found)) if by_seed => more(test, found),
         (Outcome::Noise, Some(found)) => {
-            format!("{}{}", more(test, found), if by_seed { String::new() } else { format!(" Then, as {seeds}") })
+            format!("{} To judge the methods and not only these models: {seeds}", more(test, found))
         }
     }
 }
@@ -158,7 +159,7 @@ fn more(test: &Test, found: &Found) -> String {
     let (n, unit) = (thousands(test.n), test.unit.name());
     if found.smallest == 0.0 && test.gain() == 0.0 {
         return format!(
-            "these {n} {unit} do not tell the two apart at all: see whether A and B are different models, then take more {unit}."
+            "these {n} {unit} do not tell the two apart at all: see whether A and B are different models; if so, take more {unit}."
         );
     }
     if test.unit != Unit::Seeds && test.n < LEAST {
