@@ -7,7 +7,7 @@ mod panels;
 mod parallel;
 mod pool;
 
-pub use lanes::{Finish, Operand, Term, gather, product_by_rows, sum_of_products};
+pub use lanes::{Finish, Gradient, Operand, Term, gather, product_by_rows, sum_of_products, through};
 pub(crate) use math::dot;
 pub use math::{exp, simd, softmax_in_place};
 pub use matmul::{matmul, product};

@@ -3,10 +3,10 @@
 //! multiplied on the same thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
 //! depend on W's shape alone.
 
-use super::lanes::{Finish, Operand, Term, sum_of_products};
-use super::{buffer, recycle, scratch, simd};
+use super::lanes::{Finish, Gradient, Operand, Term, sum_of_products, through};
+use super::{scratch, simd};
 use half::{bf16, f16};
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -98,23 +98,22 @@ pub fn for_row_panels<T: Send>(
     panels.map(run).collect()
 }
 
-/// Calls `f(rows, columns, W[rows, columns], parts)` for panels of W, where `parts` are the columns `columns` of every dx
-/// (n, in): for each run of columns in parallel, rows from first to last on one thread. Without rows, once with none.
+/// Calls `f(rows, columns, W[rows, columns], part)` for panels of W, where `part` is the columns `columns` of dx (n, in): for each
+/// run of columns in parallel, rows from first to last on one thread. Without rows, once with none.
 pub fn for_column_panels(
     w: &dyn Stored,
-    in_place: bool,
-    dxs: Vec<ArrayViewMut2<f32>>,
-    f: impl Fn(Range<usize>, Range<usize>, ArrayView2<f32>, &mut [ArrayViewMut2<f32>]) + Sync,
+    dx: ArrayViewMut2<f32>,
+    f: impl Fn(Range<usize>, Range<usize>, ArrayView2<f32>, ArrayViewMut2<f32>) + Sync,
 ) {
     let (out, inner) = w.dim();
     let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, 1008);
     let height = PANEL / width;
-    column_panels(dxs, inner, width).into_par_iter().enumerate().for_each(|(i, mut parts)| {
+    column_panels(vec![dx], inner, width).into_par_iter().enumerate().for_each(|(i, mut parts)| {
         let columns = i * width..inner.min((i + 1) * width);
         for first in (0..out.max(1)).step_by(height) {
             let rows = first..out.min(first + height);
-            with_panel(w, in_place, rows.clone(), columns.clone(), |panel| {
-                f(rows, columns.clone(), panel, &mut parts);
+            with_panel(w, false, rows.clone(), columns.clone(), |panel| {
+                f(rows, columns.clone(), panel, parts[0].view_mut());
             });
         }
     });
@@ -128,42 +127,13 @@ pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32
     });
 }
 
-/// dx (n, in) = dy (n, out)·W. A tall W (a vocabulary's) goes by runs of whole rows, one behind another in memory, whose
-/// products are added up; any other by columns.
-pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, mut dx: ArrayViewMut2<f32>) {
+/// dx (n, in) = dy (n, out)·W. For a tall W (a vocabulary's) dy is as large as logits, and laid out as it is needed.
+pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, dx: ArrayViewMut2<f32>) {
     const TALL: usize = 16;
-    const RUNS: usize = 8;
     let (out, inner) = w.dim();
-    if out < TALL * inner {
-        let dy = Operand::new(dy, None);
-        return for_column_panels(w, dy.reads_in_place(), vec![dx], |rows, _, panel, dx| {
-            let finish = Finish { add: rows.start > 0, ..Finish::default() };
-            sum_of_products(&[Term { x: &dy, columns: rows, w: panel.t() }], &finish, dx[0].view_mut());
-        });
-    }
-    let dim = dx.dim();
-    let (run, height) = (out.div_ceil(RUNS), (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE));
-    let sums: Vec<_> = (0..out.div_ceil(run.max(1)))
-        .into_par_iter()
-        .map(|i| {
-            let mut sum =
-                Array2::from_shape_vec(dim, buffer(dim.0 * dim.1)).expect("the buffer has the size asked for");
-            for first in (i * run..out.min((i + 1) * run)).step_by(height) {
-                let rows = first..out.min(first + height).min((i + 1) * run);
-                // Laid out a panel at a time: all of dy is as large as the logits.
-                let dy = Operand::new(dy.slice(s![.., rows.clone()]), None);
-                with_panel(w, dy.reads_in_place(), rows.clone(), 0..inner, |panel| {
-                    let finish = Finish { add: first > i * run, ..Finish::default() };
-                    sum_of_products(&[Term { x: &dy, columns: 0..rows.len(), w: panel.t() }], &finish, sum.view_mut());
-                });
-            }
-            sum
-        })
-        .collect();
-    dx.fill(0.0);
-    for sum in sums {
-        dx += &sum;
-        recycle(sum.into_raw_vec_and_offset().0);
+    match out < TALL * inner {
+        true => through(Gradient::Laid(&Operand::new(dy, None)), w, None, dx),
+        false => through(Gradient::Rows(dy), w, None, dx),
     }
 }
 
@@ -202,6 +172,7 @@ mod tests {
     use super::*;
     use crate::rng::Philox;
     use crate::{DType, DenseWeight, Tensor};
+    use ndarray::Array2;
 
     #[test]
     fn stored_weights_multiply_as_their_widened_values() {

@@ -1,17 +1,25 @@
-//! Products of activations x (n, k) with a few rows of a matrix w (j, k): y = x·wᵀ. Where AVX-512 is at hand x is laid out once
-//! with its rows side by side in the lanes of vectors, and elements of w are spread over a vector as they come: w is read
-//! where it lies, once for every 64 rows of x, and never packed. So a product of few rows, which reads each weight for little
-//! work, runs near the rate of a large one. Elsewhere, and for fewer rows than [`FEW`], the `gemm` crate does it.
+//! Products of activations x (n, k) with a few rows of a matrix w (j, k): y = x·wᵀ. Where AVX2 or AVX-512 is at hand x is laid
+//! out once with its rows side by side in the lanes of vectors, and elements of w are spread over a vector as they come: w is read
+//! where it lies and never packed. So a product of few rows, which reads each weight for little work, runs near the rate of a
+//! large one. Elsewhere, and for fewer rows than [`FEW`], the `gemm` crate does it.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+mod kernel;
+mod through;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
-use super::for_rows;
 use super::matmul::product;
+use super::{for_rows, scratch};
 use crate::profile;
+#[cfg(target_arch = "x86_64")]
+use kernel::{Factor, Gather, Lanes, LanesTerm, ROWS, SumOfProducts};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
+pub use through::{Gradient, through};
+#[cfg(target_arch = "x86_64")]
+use vector::Isa;
 
 /// Rows below which vectors would be mostly empty.
 const FEW: usize = 6;
@@ -24,7 +32,7 @@ enum Layout<'a> {
     Plain(&'a [f32], (usize, usize)),
     Own(Array2<f32>),
     #[cfg(target_arch = "x86_64")]
-    Lanes(avx512::Lanes),
+    Lanes(Lanes),
 }
 
 impl<'a> Operand<'a> {
@@ -32,11 +40,16 @@ impl<'a> Operand<'a> {
     pub fn new(x: ArrayView2<'a, f32>, gain: Option<&[f32]>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if x.nrows() >= FEW
-            && let Some(lanes) = avx512::Lanes::new(x, gain)
+            && let Some(isa) = Isa::all().next()
         {
-            return Operand(Layout::Lanes(lanes));
+            return Self::lanes(isa, x, gain);
         }
         Self::plain(x, gain)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn lanes(isa: Isa, x: ArrayView2<'a, f32>, gain: Option<&[f32]>) -> Self {
+        Operand(Layout::Lanes(Lanes::new(isa, x, gain)))
     }
 
     /// For `gemm`.
@@ -86,12 +99,12 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     #[cfg(target_arch = "x86_64")]
     {
         let lanes = terms.iter().map(|term| match &term.x.0 {
-            Layout::Lanes(lanes) => Some((lanes, term.columns.clone(), term.w)),
+            Layout::Lanes(lanes) => Some((lanes, term.columns.clone(), Factor::View(term.w))),
             Layout::Plain(..) | Layout::Own(_) => None,
         });
         if let Some(lanes) = lanes.collect::<Option<Vec<_>>>() {
             terms.iter().for_each(|term| profile::flops(2 * y.nrows() * y.ncols() * term.columns.len()));
-            return avx512::sum_of_products(&lanes, finish, 0, y);
+            return in_lanes(&lanes, finish, 0, y);
         }
     }
     assert!(finish.scale.is_none() || !finish.add, "what is there already is not scaled");
@@ -114,19 +127,26 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     }
 }
 
+/// y, the rows of x from `first` on, becomes the sum of the terms.
+#[cfg(target_arch = "x86_64")]
+fn in_lanes(terms: &[LanesTerm], finish: &Finish, first: usize, y: ArrayViewMut2<f32>) {
+    let (x, ..) = terms.first().expect("a sum has terms");
+    scratch(y.ncols() * x.isa().block(), |sums| x.isa().run(SumOfProducts { terms, finish, first, sums, y }));
+}
+
 /// y (n, j) = x·wᵀ ⊙ scale for few rows of w (j, k): blocks of x's rows, and a few rows of w each, in parallel.
 pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, mut y: ArrayViewMut2<f32>) {
     #[cfg(target_arch = "x86_64")]
     if let Layout::Lanes(lanes) = &x.0 {
-        use avx512::{BLOCK, ROWS};
         profile::flops(2 * y.nrows() * w.len());
-        let blocks = y.axis_chunks_iter_mut(Axis(0), BLOCK).into_par_iter().enumerate();
+        let size = lanes.isa().block();
+        let blocks = y.axis_chunks_iter_mut(Axis(0), size).into_par_iter().enumerate();
         return blocks.for_each(|(block, mut y)| {
             let parts = y.axis_chunks_iter_mut(Axis(1), ROWS).into_par_iter();
             parts.zip(w.axis_chunks_iter(Axis(0), ROWS)).enumerate().for_each(|(part, (y, w))| {
                 let scale = scale.map(|scale| &scale[part * ROWS..][..w.nrows()]);
                 let finish = Finish { scale, ..Finish::default() };
-                avx512::sum_of_products(&[(lanes, 0..w.ncols(), w)], &finish, block * BLOCK, y);
+                in_lanes(&[(lanes, 0..w.ncols(), Factor::View(w))], &finish, block * size, y);
             });
         });
     }
@@ -138,10 +158,11 @@ pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, m
 pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, mut c: ArrayViewMut2<f32>) {
     const WIDTH: usize = 192;
     let parts = x.axis_chunks_iter(Axis(1), WIDTH).into_par_iter();
-    parts.zip(c.axis_chunks_iter_mut(Axis(1), WIDTH)).for_each(|(x, mut c)| {
+    parts.zip(c.axis_chunks_iter_mut(Axis(1), WIDTH)).for_each(|(x, c)| {
         #[cfg(target_arch = "x86_64")]
-        if x.ncols().is_multiple_of(avx512::LANES) && avx512::gather(w, x, &mut c) {
-            return profile::flops(2 * w.len() * x.ncols());
+        if let Some(isa) = Isa::all().next().filter(|isa| x.ncols().is_multiple_of(isa.lanes())) {
+            profile::flops(2 * w.len() * x.ncols());
+            return isa.run(Gather { w, x, c });
         }
         product(w.t(), x, c, 1.0, 0.0);
     });
@@ -152,6 +173,14 @@ mod tests {
     use super::super::matmul::tests::random;
     use super::*;
     use crate::rng::Philox;
+
+    /// x in every layout that this processor multiplies.
+    pub fn layouts<'a>(x: ArrayView2<'a, f32>, gain: Option<&[f32]>) -> Vec<Operand<'a>> {
+        let mut layouts = vec![Operand::plain(x, gain)];
+        #[cfg(target_arch = "x86_64")]
+        layouts.extend(Isa::all().map(|isa| Operand::lanes(isa, x, gain)));
+        layouts
+    }
 
     #[test]
     fn sums_of_products_agree_with_f64_at_awkward_sizes() {
@@ -172,8 +201,7 @@ mod tests {
                 let scaled = wide(x.view()) * Array2::from_shape_fn((n, k), |(_, c)| f64::from(gain[c]));
                 let (part, rest) = (k / 3..k, wide(h.view()).dot(&wide(b.t())));
                 let plain = scaled.slice(s![.., part.clone()]).dot(&wide(w.slice(s![.., part.clone()])).t()) + &rest;
-                for lay_out in [Operand::new, Operand::plain] {
-                    let (xs, hs) = (lay_out(x.view(), Some(&gain)), lay_out(h.view(), None));
+                for (xs, hs) in layouts(x.view(), Some(&gain)).into_iter().zip(layouts(h.view(), None)) {
                     let terms = [
                         Term { x: &xs, columns: part.clone(), w: w.slice(s![.., part.clone()]) },
                         Term { x: &hs, columns: 0..5, w: b.view() },
@@ -214,14 +242,21 @@ mod tests {
                 }
             };
             let want = wide(&x).dot(&wide(&w).t()) * Array2::from_shape_fn((n, j), |(_, c)| f64::from(scale[c]));
-            for lay_out in [Operand::new, Operand::plain] {
+            for x in layouts(x.view(), None) {
                 let mut y = Array2::from_elem((n, j), f32::NAN);
-                product_by_rows(&lay_out(x.view(), None), w.view(), Some(&scale), y.view_mut());
+                product_by_rows(&x, w.view(), Some(&scale), y.view_mut());
                 near(&y, &want, k);
             }
+            let want = wide(&v).t().dot(&wide(&x));
             let mut c = Array2::from_elem((j, k), f32::NAN);
             gather(v.view(), x.view(), c.view_mut());
-            near(&c, &wide(&v).t().dot(&wide(&x)), n);
+            near(&c, &want, n);
+            #[cfg(target_arch = "x86_64")]
+            for isa in Isa::all().filter(|isa| k.is_multiple_of(isa.lanes())) {
+                c.fill(f32::NAN);
+                isa.run(Gather { w: v.view(), x: x.view(), c: c.view_mut() });
+                near(&c, &want, n);
+            }
         }
     }
 }

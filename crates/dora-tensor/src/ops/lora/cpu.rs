@@ -2,8 +2,8 @@
 
 use super::LowRank;
 use crate::cpu::{
-    Finish, Operand, Stored, Term, add_assign, buffer, for_column_panels, for_row_blocks, for_row_panels, gather,
-    product_by_rows, scratch, sum_of_products,
+    Finish, Gradient, Operand, Stored, Term, add_assign, buffer, for_row_blocks, for_row_panels, gather, product_by_rows,
+    scratch, sum_of_products, through,
 };
 use crate::ops::linear::cpu::view;
 use crate::{Error, Result, Tensor};
@@ -116,18 +116,11 @@ pub(crate) fn backward(
 
 /// dz·W + dh·A for a dz of n rows.
 fn input_gradient(w: &dyn Stored, dz: &Operand, n: usize, dh: &Tensor, a: &Tensor) -> Result<Tensor> {
-    let (out, inner) = w.dim();
+    let inner = w.dim().1;
     let (dh, a) = (Operand::new(dh.view2("lora", "dh")?, None), a.view2("lora", "A")?);
     let mut dx = buffer(n * inner);
-    let outputs = vec![view(&mut dx, (n, inner))];
-    for_column_panels(w, dz.reads_in_place(), outputs, |rows, columns, panel, parts| {
-        let finish = Finish { add: rows.start > 0, ..Finish::default() };
-        let last = rows.end == out;
-        let base = Term { x: dz, columns: rows, w: panel.t() };
-        let low = Term { x: &dh, columns: 0..a.nrows(), w: a.slice(s![.., columns]).reversed_axes() };
-        let terms = [base, low];
-        sum_of_products(if last { &terms } else { &terms[..1] }, &finish, parts[0].view_mut());
-    });
+    let low = Term { x: &dh, columns: 0..a.nrows(), w: a.reversed_axes() };
+    through(Gradient::Laid(dz), w, Some(low), view(&mut dx, (n, inner)));
     Ok(Tensor::of(dx, &[n, inner]))
 }
 
@@ -139,24 +132,21 @@ fn dropped_input_gradient(
     a: &Tensor,
     gain: Option<&[f32]>,
 ) -> Result<(Tensor, Tensor)> {
-    let (n, (out, inner)) = (dy.shape()[0], w.dim());
-    let less: Option<Vec<f32>> = gain.map(|gain| gain.iter().map(|g| g - 1.0).collect());
-    let (dy, dh, a) = (dy.view2("lora", "dy")?, dh.view2("lora", "dh")?, a.view2("lora", "A")?);
-    let less = less.map(|less| Operand::new(dy, Some(&less)));
-    let (dy, dh) = (Operand::new(dy, None), Operand::new(dh, None));
-    let (mut straight, mut through) = (buffer(n * inner), buffer(n * inner));
-    let outputs = vec![view(&mut straight, (n, inner)), view(&mut through, (n, inner))];
-    for_column_panels(w, dy.reads_in_place(), outputs, |rows, columns, panel, parts| {
-        let finish = Finish { add: rows.start > 0, ..Finish::default() };
-        let base = |x| Term { x, columns: rows.clone(), w: panel.t() };
-        sum_of_products(&[base(&dy)], &finish, parts[0].view_mut());
-        let low = Term { x: &dh, columns: 0..a.nrows(), w: a.slice(s![.., columns]).reversed_axes() };
-        let low = (rows.end == out).then_some(low);
-        let terms: Vec<Term> = less.as_ref().map(base).into_iter().chain(low).collect();
-        let finish = Finish { add: finish.add && less.is_some(), ..Finish::default() };
-        if !terms.is_empty() {
-            sum_of_products(&terms, &finish, parts[1].view_mut());
+    let (n, inner) = (dy.shape()[0], w.dim().1);
+    let rows = dy.view2("lora", "dy")?;
+    let mut straight = buffer(n * inner);
+    through(Gradient::Laid(&Operand::new(rows, None)), w, None, view(&mut straight, (n, inner)));
+    let dropped = match gain {
+        Some(gain) => {
+            let less: Vec<f32> = gain.iter().map(|g| g - 1.0).collect();
+            input_gradient(w, &Operand::new(rows, Some(&less)), n, dh, a)?
         }
-    });
-    Ok((Tensor::of(straight, &[n, inner]), Tensor::of(through, &[n, inner])))
+        None => {
+            let mut through = buffer(n * inner);
+            let dh = Operand::new(dh.view2("lora", "dh")?, None);
+            product_by_rows(&dh, a.view2("lora", "A")?.t(), None, view(&mut through, (n, inner)));
+            Tensor::of(through, &[n, inner])
+        }
+    };
+    Ok((Tensor::of(straight, &[n, inner]), dropped))
 }

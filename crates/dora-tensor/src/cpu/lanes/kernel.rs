@@ -1,0 +1,464 @@
+//! The layout and the kernels, for any vector. Rows of x are cut into blocks of a few vectors' lanes; in a block the elements of a
+//! column lie side by side, the last block filled up with zeros to whole vectors. A tile is 6 rows of w times a block, whose sums
+//! stay in registers: for each column of x a few vectors are loaded, and 6 elements of w are spread.
+
+use super::Finish;
+use super::vector::{Isa, MOST_LANES, Run, Vector};
+use crate::cpu::{buffer, recycle};
+use ndarray::{ArrayView2, ArrayViewMut2};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows of w at a time.
+pub const ROWS: usize = 6;
+
+/// x (n, k) in lanes.
+pub struct Lanes {
+    isa: Isa,
+    n: usize,
+    k: usize,
+    /// The block that begins at row `first` is at first·k, as [k][lanes].
+    data: Vec<f32>,
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        recycle(std::mem::take(&mut self.data));
+    }
+}
+
+/// Lanes of the block that begins at row `first` of n.
+pub fn lanes(isa: Isa, n: usize, first: usize) -> usize {
+    (n - first).next_multiple_of(isa.lanes()).min(isa.block())
+}
+
+impl Lanes {
+    /// Lays out x, its columns times `gain`.
+    pub fn new(isa: Isa, x: ArrayView2<f32>, gain: Option<&[f32]>) -> Self {
+        /// Columns that are laid out by one task.
+        const PART: usize = 256;
+        let (n, k) = x.dim();
+        if n > 0 && k > 1 && x.strides()[1] != 1 {
+            return Self::new(isa, x.as_standard_layout().view(), gain);
+        }
+        assert!(gain.is_none_or(|gain| gain.len() == k), "a gain for each column");
+        let mut data = buffer(n.next_multiple_of(isa.lanes()) * k);
+        data.par_chunks_mut((isa.block() * k).max(1)).enumerate().for_each(|(block, data)| {
+            let first = block * isa.block();
+            let lanes = lanes(isa, n, first);
+            data.par_chunks_mut(PART * lanes).enumerate().for_each(|(part, data)| {
+                let columns = part * PART..k.min((part + 1) * PART);
+                isa.run(LayOut { x, first, columns, gain, lanes, data });
+            });
+        });
+        Lanes { isa, n, k, data }
+    }
+
+    /// The instruction set that they are for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Whether `rows` are blocks of these.
+    fn in_blocks(&self, rows: &Range<usize>) -> bool {
+        let block = self.isa.block();
+        rows.start.is_multiple_of(block) && (rows.end == self.n || rows.end < self.n && rows.end.is_multiple_of(block))
+    }
+}
+
+/// `count` elements from `start` on, if there are any.
+///
+/// # Safety
+/// The processor must have the vector's instruction set.
+#[inline(always)]
+unsafe fn load<V: Vector>(v: Option<&[f32]>, start: usize, count: usize) -> Option<V> {
+    match v {
+        // SAFETY: a slice of that length.
+        Some(v) => Some(unsafe { V::load_first(count, v[start..start + count].as_ptr()) }),
+        None => None,
+    }
+}
+
+/// Lays out some columns of the rows from `first` on, as [columns][lanes].
+struct LayOut<'a> {
+    x: ArrayView2<'a, f32>,
+    first: usize,
+    columns: Range<usize>,
+    gain: Option<&'a [f32]>,
+    lanes: usize,
+    data: &'a mut [f32],
+}
+
+impl Run for LayOut<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let LayOut { x, first, columns, gain, lanes, data } = self;
+        for start in columns.clone().step_by(V::LANES) {
+            let width = (columns.end - start).min(V::LANES);
+            // SAFETY: `width` keeps loads inside of the gain, and of a row that is there and contiguous; what is stored is a
+            // slice of a vector's length.
+            unsafe {
+                let gain = load(gain, start, width);
+                for lane in (0..lanes).step_by(V::LANES) {
+                    let mut square = [V::zero(); MOST_LANES];
+                    for (i, row) in square.iter_mut().enumerate().take(V::LANES) {
+                        let at = first + lane + i;
+                        if at < x.nrows() {
+                            let from = x.as_ptr().offset(at as isize * x.strides()[0]).add(start);
+                            let loaded = match width == V::LANES {
+                                true => V::load(from),
+                                false => V::load_first(width, from),
+                            };
+                            *row = if let Some(gain) = gain { loaded.mul(gain) } else { loaded };
+                        }
+                    }
+                    V::turn(&mut square);
+                    for (i, column) in square.into_iter().enumerate().take(width) {
+                        let to = &mut data[(start - columns.start + i) * lanes + lane..][..V::LANES];
+                        column.store(to.as_mut_ptr());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Elements of w that are spread: row j, column i at `at` + j·`down` + i·`along`.
+#[derive(Clone, Copy)]
+struct Spread {
+    at: *const f32,
+    down: isize,
+    along: isize,
+}
+
+/// Rows of a matrix w (rows, columns) of a product.
+#[derive(Clone, Copy)]
+pub enum Factor<'a> {
+    /// Of any strides.
+    View(ArrayView2<'a, f32>),
+    /// So many rows, as [`pack`] leaves them.
+    Packed(&'a [f32], usize),
+}
+
+impl Factor<'_> {
+    fn rows(&self) -> usize {
+        match self {
+            Factor::View(w) => w.nrows(),
+            Factor::Packed(_, rows) => *rows,
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match self {
+            Factor::View(w) => w.ncols(),
+            Factor::Packed(w, rows) => w.len() / (*rows).max(1),
+        }
+    }
+
+    /// The `count` rows of a tile from `row` on, from `column` on.
+    #[inline(always)]
+    unsafe fn spread(&self, row: usize, count: usize, column: usize) -> Spread {
+        // SAFETY: the caller asks for what is there.
+        unsafe {
+            match self {
+                Factor::View(w) => {
+                    let (down, along) = (w.strides()[0], w.strides()[1]);
+                    Spread { at: w.as_ptr().offset(row as isize * down + column as isize * along), down, along }
+                }
+                Factor::Packed(w, _) => {
+                    Spread { at: w.as_ptr().add(row * self.columns() + column * count), down: 1, along: count as isize }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of the tile that begins where `left` rows are left.
+#[inline(always)]
+fn tile_rows(left: usize) -> usize {
+    match left {
+        6.. => 6,
+        4.. => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
+
+/// Packs `width` columns of a strip of rows, which begin `stride` behind each other, as rows of w: those of a tile lie together,
+/// [columns of w][rows of the tile], and begin at their first row times `depth`. The strip's rows are columns `column..` of w, of
+/// `depth` in all.
+pub fn pack(strip: &[f32], stride: usize, width: usize, column: usize, depth: usize, packed: &mut [f32]) {
+    let mut row = 0;
+    while row < width {
+        let count = tile_rows(width - row);
+        let tile = &mut packed[row * depth..(row + count) * depth][column * count..];
+        match count {
+            ROWS => pack_tile::<ROWS>(strip, stride, row, tile),
+            4 => pack_tile::<4>(strip, stride, row, tile),
+            2 => pack_tile::<2>(strip, stride, row, tile),
+            _ => pack_tile::<1>(strip, stride, row, tile),
+        }
+        row += count;
+    }
+}
+
+#[inline(always)]
+fn pack_tile<const J: usize>(strip: &[f32], stride: usize, row: usize, tile: &mut [f32]) {
+    for (from, to) in strip.chunks(stride).zip(tile.chunks_exact_mut(J)) {
+        to.copy_from_slice(&from[row..row + J]);
+    }
+}
+
+/// Sums (J, N vectors) of J rows of w times `depth` columns of x, each row of both a stride behind the one before; in place of
+/// what `sums` holds, or added to it: a sum of parts loses fewer digits than one long one.
+///
+/// # Safety
+/// w has to be readable for J rows and `depth` columns, `x` for `depth` rows of N vectors, and `sums` to have J of them.
+#[inline(always)]
+unsafe fn tile<V: Vector, const J: usize, const N: usize>(
+    depth: usize,
+    Spread { at, down, along }: Spread,
+    (x, x_stride): (*const f32, usize),
+    (sums, sums_stride): (*mut f32, usize),
+    add: bool,
+) {
+    // SAFETY: all within what the caller answers for.
+    unsafe {
+        let mut sum = [[V::zero(); N]; J];
+        for i in 0..depth {
+            let w = at.offset(i as isize * along);
+            let mut vectors = [V::zero(); N];
+            for (v, vector) in vectors.iter_mut().enumerate() {
+                *vector = V::load(x.add(i * x_stride + v * V::LANES));
+            }
+            for (j, sum) in sum.iter_mut().enumerate() {
+                let spread = V::spread(*w.offset(j as isize * down));
+                for (sum, &vector) in sum.iter_mut().zip(&vectors) {
+                    *sum = spread.mul_add(vector, *sum);
+                }
+            }
+        }
+        for (j, sum) in sum.iter().enumerate() {
+            for (v, &sum) in sum.iter().enumerate() {
+                let to = sums.add(j * sums_stride + v * V::LANES);
+                let sum = if add { V::load(to).add(sum) } else { sum };
+                sum.store(to);
+            }
+        }
+    }
+}
+
+/// Sums (rows of w, vectors) of the columns `columns` of w times as many rows of x.
+///
+/// # Safety
+/// As for [`tile`], for all rows of w.
+#[inline(always)]
+unsafe fn tiles<V: Vector>(
+    vectors: usize,
+    w: &Factor,
+    columns: Range<usize>,
+    x: (*const f32, usize),
+    sums: (*mut f32, usize),
+    add: bool,
+) {
+    /// With so many vectors.
+    #[inline(always)]
+    unsafe fn of<V: Vector, const N: usize>(
+        w: &Factor,
+        columns: Range<usize>,
+        x: (*const f32, usize),
+        (sums, stride): (*mut f32, usize),
+        add: bool,
+    ) {
+        let (mut row, depth) = (0, columns.len());
+        while row < w.rows() {
+            let count = tile_rows(w.rows() - row);
+            // SAFETY: these rows and columns are there, by the caller's word.
+            unsafe {
+                let (w, sums) = (w.spread(row, count, columns.start), (sums.add(row * stride), stride));
+                match count {
+                    ROWS => tile::<V, ROWS, N>(depth, w, x, sums, add),
+                    4 => tile::<V, 4, N>(depth, w, x, sums, add),
+                    2 => tile::<V, 2, N>(depth, w, x, sums, add),
+                    _ => tile::<V, 1, N>(depth, w, x, sums, add),
+                }
+            }
+            row += count;
+        }
+    }
+    // SAFETY: by the caller's word.
+    unsafe {
+        match vectors {
+            4 if V::VECTORS >= 4 => of::<V, 4>(w, columns, x, sums, add),
+            3 if V::VECTORS >= 3 => of::<V, 3>(w, columns, x, sums, add),
+            2 => of::<V, 2>(w, columns, x, sums, add),
+            _ => of::<V, 1>(w, columns, x, sums, add),
+        }
+    }
+}
+
+/// Sums [rows of w][lanes] of x[the block from row `first` on, columns]·wᵀ, in place of what is there or added to it.
+#[inline(always)]
+unsafe fn block<V: Vector>(
+    x: &Lanes,
+    columns: &Range<usize>,
+    first: usize,
+    w: &Factor,
+    sums: &mut [f32],
+    mut add: bool,
+) {
+    let lanes = lanes(x.isa, x.n, first);
+    assert!(columns.end <= x.k && w.columns() == columns.len() && sums.len() == w.rows() * lanes, "factors of one size");
+    let depth = columns.len().div_ceil(columns.len().div_ceil(V::DEPTH).max(1)).max(1);
+    for start in (0..columns.len()).step_by(depth) {
+        let part = start..columns.len().min(start + depth);
+        let x = &x.data[first * x.k + (columns.start + start) * lanes..][..part.len() * lanes];
+        // SAFETY: w has these columns, x as many rows of `lanes`, and `sums` one of them for each row of w.
+        unsafe { tiles::<V>(lanes / V::LANES, w, part, (x.as_ptr(), lanes), (sums.as_mut_ptr(), lanes), add) };
+        add = true;
+    }
+    if !add {
+        sums.fill(0.0);
+    }
+}
+
+/// A term of a sum of products: x[:, columns]·wᵀ.
+pub type LanesTerm<'a> = (&'a Lanes, Range<usize>, Factor<'a>);
+
+/// y, the rows from `first` on, becomes the sum of the terms.
+pub struct SumOfProducts<'a, 'w, 'b> {
+    pub terms: &'a [LanesTerm<'w>],
+    pub finish: &'a Finish<'a>,
+    pub first: usize,
+    /// Room for a block's sums.
+    pub sums: &'a mut [f32],
+    pub y: ArrayViewMut2<'b, f32>,
+}
+
+impl Run for SumOfProducts<'_, '_, '_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let SumOfProducts { terms, finish, first, sums, mut y } = self;
+        let (n, j) = y.dim();
+        assert!(terms.iter().all(|(x, ..)| x.in_blocks(&(first..first + n))), "whole blocks, but for the last");
+        let (x, ..) = terms.first().expect("a sum has terms");
+        for start in (0..n).step_by(V::LANES * V::VECTORS) {
+            let sums = &mut sums[..j * lanes(x.isa, x.n, first + start)];
+            for (i, (x, columns, w)) in terms.iter().enumerate() {
+                // SAFETY: by the caller's word.
+                unsafe { block::<V>(x, columns, first + start, w, sums, i > 0) };
+            }
+            // SAFETY: as above.
+            unsafe { write::<V>(sums, start, finish, &mut y) };
+        }
+    }
+}
+
+/// Sums of blocks, [block][rows of w][lanes] for the rows `rows` of x: x[rows, columns]·wᵀ, or that added to what is there.
+pub struct Blocks<'a, 'w> {
+    pub x: &'a Lanes,
+    pub columns: Range<usize>,
+    pub w: Factor<'w>,
+    pub rows: Range<usize>,
+    pub sums: &'a mut [f32],
+    pub add: bool,
+}
+
+impl Run for Blocks<'_, '_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Blocks { x, columns, w, rows, sums, add } = self;
+        assert!(x.in_blocks(&rows), "whole blocks, but for the last");
+        for (first, sums) in rows.step_by(x.isa.block()).zip(sums.chunks_mut(x.isa.block() * w.rows().max(1))) {
+            // SAFETY: by the caller's word.
+            unsafe { block::<V>(x, &columns, first, &w, sums, add) };
+        }
+    }
+}
+
+/// y becomes the sums [columns of y][lanes] of its rows, or they are added to it, as `finish` says.
+pub struct Write<'a, 'b> {
+    pub sums: &'a [f32],
+    pub finish: &'a Finish<'a>,
+    pub y: ArrayViewMut2<'b, f32>,
+}
+
+impl Run for Write<'_, '_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(mut self) {
+        // SAFETY: by the caller's word.
+        unsafe { write::<V>(self.sums, 0, self.finish, &mut self.y) }
+    }
+}
+
+/// Writes sums [rows of w][lanes] to the rows of y from `first` on.
+#[inline(always)]
+unsafe fn write<V: Vector>(sums: &[f32], first: usize, finish: &Finish, y: &mut ArrayViewMut2<f32>) {
+    let (n, width) = y.dim();
+    let (stride, lanes) = (y.strides()[0], sums.len() / width.max(1));
+    assert!(width <= 1 || y.strides()[1] == 1, "rows of y are contiguous");
+    assert!([finish.scale, finish.bias].into_iter().flatten().all(|v| v.len() == width), "a value for each column");
+    for start in (0..width).step_by(V::LANES) {
+        let columns = (width - start).min(V::LANES);
+        // SAFETY: `columns` keeps loads and stores inside of rows that are there and contiguous, and of scale and bias, whose
+        // length was checked; sums are read by slices of a vector's length.
+        unsafe {
+            let (scale, bias) = (load(finish.scale, start, columns), load(finish.bias, start, columns));
+            for lane in (0..lanes).step_by(V::LANES) {
+                let mut square = [V::zero(); MOST_LANES];
+                for (i, row) in square.iter_mut().enumerate().take(columns) {
+                    *row = V::load(sums[(start + i) * lanes + lane..][..V::LANES].as_ptr());
+                }
+                V::turn(&mut square);
+                let rows = V::LANES.min(n - (first + lane).min(n));
+                for (i, mut row) in square.into_iter().enumerate().take(rows) {
+                    let to = y.as_mut_ptr().offset((first + lane + i) as isize * stride).add(start);
+                    if let Some(scale) = scale {
+                        row = row.mul(scale);
+                    }
+                    if let Some(bias) = bias {
+                        row = row.add(bias);
+                    }
+                    if finish.add {
+                        row = row.add(V::load_first(columns, to));
+                    }
+                    match columns == V::LANES {
+                        true => row.store(to),
+                        false => row.store_first(columns, to),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// c (j, k) = wᵀ·x for w (n, j) and x (n, k), rows of x and c contiguous and k a multiple of the lanes.
+pub struct Gather<'a, 'b> {
+    pub w: ArrayView2<'a, f32>,
+    pub x: ArrayView2<'a, f32>,
+    pub c: ArrayViewMut2<'b, f32>,
+}
+
+impl Run for Gather<'_, '_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Gather { w, x, mut c } = self;
+        let ((n, j), k) = (w.dim(), x.ncols());
+        assert!(x.nrows() == n && c.dim() == (j, k) && k.is_multiple_of(V::LANES), "operands of one size");
+        assert!(n * j * k == 0 || x.strides()[1] == 1 && c.strides()[1] == 1, "contiguous rows");
+        let (x_stride, c_stride) = (x.strides()[0] as usize, c.strides()[0] as usize);
+        let w = Factor::View(w.reversed_axes());
+        for column in (0..k).step_by(V::LANES * V::VECTORS) {
+            let vectors = (k - column).min(V::LANES * V::VECTORS) / V::LANES;
+            for start in (0..n.max(1)).step_by(V::DEPTH) {
+                let rows = start..n.min(start + V::DEPTH);
+                // SAFETY: x has these rows and columns, c a row for each of w.
+                unsafe {
+                    let x = (x.as_ptr().add(start * x_stride + column), x_stride);
+                    let c = (c.as_mut_ptr().add(column), c_stride);
+                    tiles::<V>(vectors, &w, rows, x, c, start > 0);
+                }
+            }
+        }
+    }
+}

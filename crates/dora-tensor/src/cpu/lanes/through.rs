@@ -1,0 +1,272 @@
+//! dx (n, in) = dy (n, out)·W: W is read in whole rows as they lie in memory, packed a few hundred at a time, and their products
+//! with all rows of dy added to sums in lanes, which are written once. (Columns of W at a time would be read faster from cache,
+//! but not from memory: 1.2 to 1.3 times the time for 64 rows of dy, `benches/RESULTS.md`.)
+
+use super::{Finish, Operand, Term, sum_of_products};
+use crate::cpu::{Stored, for_column_panels};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
+
+/// What goes through W.
+pub enum Gradient<'a> {
+    /// dy, laid out.
+    Laid(&'a Operand<'a>),
+    /// dy as it is, laid out as its columns are reached: for one as large as logits.
+    Rows(ArrayView2<'a, f32>),
+}
+
+/// dx (n, in) = dy·W, and the product `low` (of as many rows) added to it.
+pub fn through(dy: Gradient, w: &dyn Stored, low: Option<Term>, dx: ArrayViewMut2<f32>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(isa) = lanes::isa_of(&dy) {
+        return lanes::through(isa, &dy, w, low.as_ref(), dx);
+    }
+    by_columns(dy, w, low.as_ref(), dx);
+}
+
+/// The same by `gemm`, for a run of columns of W at a time.
+fn by_columns(dy: Gradient, w: &dyn Stored, low: Option<&Term>, dx: ArrayViewMut2<f32>) {
+    let own;
+    let dy = match dy {
+        Gradient::Laid(dy) => dy,
+        Gradient::Rows(dy) => {
+            own = Operand::plain(dy, None);
+            &own
+        }
+    };
+    let (out, _) = w.dim();
+    for_column_panels(w, dx, |rows, columns, panel, dx| {
+        let finish = Finish { add: rows.start > 0, ..Finish::default() };
+        let last = rows.end == out;
+        let base = Term { x: dy, columns: rows, w: panel.t() };
+        let low = low.filter(|_| last).map(|low| low.of_rows(columns));
+        let terms: Vec<Term> = std::iter::once(base).chain(low).collect();
+        sum_of_products(&terms, &finish, dx);
+    });
+}
+
+impl Term<'_> {
+    /// That of some rows of w.
+    fn of_rows(&self, rows: std::ops::Range<usize>) -> Term<'_> {
+        Term { x: self.x, columns: self.columns.clone(), w: self.w.slice(s![rows, ..]) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod lanes {
+    use super::super::kernel::{Blocks, Factor, Lanes, Write, pack};
+    use super::super::vector::Isa;
+    use super::super::{Finish, Layout, Term};
+    use super::Gradient;
+    use crate::cpu::{Stored, buffer, recycle, scratch, simd};
+    use crate::profile;
+    use ndarray::{ArrayViewMut2, Axis, s};
+    use rayon::prelude::*;
+    use std::ops::Range;
+
+    /// Rows of W, at most, that are packed at a time: their tiles and a block of dy fit a first-level cache.
+    const DEPTH: usize = 192;
+    /// Rows of dy that go through W together; for others W is packed anew. Whole blocks.
+    const CHUNK: usize = 512;
+    /// Columns of W, at least, that go together where there are more.
+    const PIECE: usize = 576;
+    /// Parts that are enough to share out.
+    const ENOUGH: usize = 8;
+    /// Runs of W's rows, at most, whose sums are added up, and rows of one, at least.
+    const RUNS: (usize, usize) = (4, 96);
+
+    /// The instruction set that dy is laid out for, or will be.
+    pub fn isa_of(dy: &Gradient) -> Option<Isa> {
+        match dy {
+            Gradient::Laid(dy) => match &dy.0 {
+                Layout::Lanes(dy) => Some(dy.isa()),
+                Layout::Plain(..) | Layout::Own(_) => None,
+            },
+            Gradient::Rows(dy) => Isa::all().next().filter(|_| dy.nrows() >= super::super::FEW),
+        }
+    }
+
+    /// As [`super::through`], in lanes. How the sums are cut depends on shapes alone.
+    pub fn through(isa: Isa, dy: &Gradient, w: &dyn Stored, low: Option<&Term>, mut dx: ArrayViewMut2<f32>) {
+        let ((n, inner), (out, _)) = (dx.dim(), w.dim());
+        profile::flops(2 * n * inner * (out + low.map_or(0, |low| low.columns.len())));
+        let width = inner.div_ceil((inner / PIECE).max(1)).next_multiple_of(48).max(48);
+        let parts = n.div_ceil(CHUNK) * inner.div_ceil(width);
+        let runs = ENOUGH.div_ceil(parts.max(1)).min(RUNS.0).min(out / RUNS.1).max(1);
+        let height = out.div_ceil(runs);
+        dx.axis_chunks_iter_mut(Axis(1), width).into_par_iter().enumerate().for_each(|(piece, mut dx)| {
+            let columns = piece * width..piece * width + dx.ncols();
+            dx.axis_chunks_iter_mut(Axis(0), CHUNK).into_par_iter().enumerate().for_each(|(chunk, dx)| {
+                let rows = chunk * CHUNK..chunk * CHUNK + dx.nrows();
+                let sum = |run| {
+                    let of = run * height..out.min((run + 1) * height);
+                    sums(isa, dy, w, (rows.clone(), of, columns.clone()))
+                };
+                let mut sums: Vec<Vec<f32>> = (0..runs).into_par_iter().map(sum).collect();
+                finish(isa, &mut sums, low, (rows.start, columns.clone()), dx);
+                sums.into_iter().for_each(recycle);
+            });
+        });
+    }
+
+    /// Sums [block][columns][lanes] of dy[rows, of]·W[of, columns].
+    fn sums(
+        isa: Isa,
+        dy: &Gradient,
+        w: &dyn Stored,
+        (rows, of, columns): (Range<usize>, Range<usize>, Range<usize>),
+    ) -> Vec<f32> {
+        let width = columns.len();
+        let mut sums = buffer(rows.len().next_multiple_of(isa.lanes()) * width);
+        if of.is_empty() {
+            sums.fill(0.0);
+        }
+        let depth = of.len().div_ceil(of.len().div_ceil(DEPTH).max(1)).max(1);
+        scratch(depth * width, |packed| {
+            for start in of.clone().step_by(depth) {
+                let part = start..of.end.min(start + depth);
+                let packed = &mut packed[..part.len() * width];
+                pack_rows(w, part.clone(), columns.clone(), packed);
+                let (w, add) = (Factor::Packed(packed, width), start > of.start);
+                let mut of_rows = |x: &Lanes, columns, rows| {
+                    isa.run(Blocks { x, columns, w, rows, sums: &mut sums, add });
+                };
+                match dy {
+                    Gradient::Laid(dy) => match &dy.0 {
+                        Layout::Lanes(dy) => of_rows(dy, part, rows.clone()),
+                        Layout::Plain(..) | Layout::Own(_) => unreachable!("it gave the instruction set"),
+                    },
+                    Gradient::Rows(dy) => {
+                        let dy = Lanes::new(isa, dy.slice(s![rows.clone(), part.clone()]), None);
+                        of_rows(&dy, 0..part.len(), 0..rows.len());
+                    }
+                }
+            }
+        });
+        sums
+    }
+
+    /// Packs W[rows, columns].
+    fn pack_rows(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, packed: &mut [f32]) {
+        /// Rows that are read side by side.
+        const STRIP: usize = 8;
+        let (width, inner, depth) = (columns.len(), w.dim().1, rows.len());
+        let mut pack_strips = |strip: &mut dyn FnMut(Range<usize>, &mut dyn FnMut(&[f32], usize))| {
+            for start in rows.clone().step_by(STRIP) {
+                let some = start..rows.end.min(start + STRIP);
+                strip(some, &mut |elements, stride| pack(elements, stride, width, start - rows.start, depth, packed));
+            }
+        };
+        match w.in_place() {
+            Some(all) => pack_strips(&mut |rows, pack| {
+                pack(&all[rows.start * inner + columns.start..(rows.end - 1) * inner + columns.end], inner);
+            }),
+            None => scratch(STRIP * width, |wide| {
+                pack_strips(&mut |rows, pack| {
+                    let wide = &mut wide[..rows.len() * width];
+                    w.widen_into(rows, columns.clone(), wide);
+                    pack(wide, width);
+                });
+            }),
+        }
+    }
+
+    /// Writes the sum of all sums, and `low` added, to dx: rows from `first` on, those columns.
+    fn finish(
+        isa: Isa,
+        sums: &mut [Vec<f32>],
+        low: Option<&Term>,
+        (first, columns): (usize, Range<usize>),
+        mut dx: ArrayViewMut2<f32>,
+    ) {
+        let width = columns.len();
+        let block = isa.block() * width;
+        let (sum, others) = sums.split_first_mut().expect("at least one run");
+        let blocks = dx.axis_chunks_iter_mut(Axis(0), isa.block()).into_par_iter();
+        blocks.zip(sum.par_chunks_mut(block.max(1))).enumerate().for_each(|(i, (dx, sum))| {
+            for other in &*others {
+                let other = &other[i * block..][..sum.len()];
+                simd(|| sum.iter_mut().zip(other).for_each(|(s, o)| *s += o));
+            }
+            if let Some(low) = low {
+                let Layout::Lanes(x) = &low.x.0 else { unreachable!("operands of as many rows have one layout") };
+                let start = first + i * isa.block();
+                let low_w = low.w.slice(s![columns.clone(), ..]);
+                isa.run(Blocks {
+                    x,
+                    columns: low.columns.clone(),
+                    w: Factor::View(low_w),
+                    rows: start..start + dx.nrows(),
+                    sums: sum,
+                    add: true,
+                });
+            }
+            isa.run(Write { sums: sum, finish: &Finish::default(), y: dx });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::matmul::tests::random;
+    use super::super::tests::layouts;
+    use super::*;
+    use crate::cpu::Widen;
+    use crate::rng::Philox;
+    use crate::{DType, DenseWeight, Nf4Options, Nf4Weight, Tensor, Weight};
+    use half::bf16;
+    use ndarray::Array2;
+
+    /// With one run and several, one piece of columns and two, one chunk of rows and two, and a low-rank term of more columns
+    /// than a packed part has.
+    #[test]
+    fn gradients_go_through_weights_of_every_precision() {
+        let mut rng = Philox::new(5, 0);
+        let sizes = [
+            (1, 1, 1, 1),
+            (6, 7, 5, 2),
+            (7, 200, 96, 3),
+            (65, 193, 100, 17),
+            (130, 401, 49, 5),
+            (16, 97, 1160, 1),
+            (521, 30, 51, 4),
+            (20, 50, 40, 300),
+            (9, 0, 11, 2),
+            (0, 5, 7, 2),
+        ];
+        for (n, out, inner, rank) in sizes {
+            let wide = random(&mut rng, (out, inner)).mapv(|x| bf16::from_f32(x).widen());
+            let tensor = Tensor::of(wide.iter().copied().collect(), &[out, inner]);
+            let mut weights: Vec<(Box<dyn Weight>, Array2<f32>)> = Vec::new();
+            for dtype in [DType::F32, DType::BF16] {
+                weights.push((Box::new(DenseWeight::new(tensor.to_dtype(dtype)).unwrap()), wide.clone()));
+            }
+            let nf4 = Nf4Weight::quantize(&tensor, Nf4Options::default()).unwrap();
+            let rounded = nf4.dense().unwrap().view2("test", "w").unwrap().to_owned();
+            weights.push((Box::new(nf4), rounded));
+            let (dy, gain) = (random(&mut rng, (n, out)), random(&mut rng, (1, out)));
+            let (dh, a) = (random(&mut rng, (n, rank)), random(&mut rng, (rank, inner)));
+            let dz = &dy * &gain;
+            let f64s = |m: &Array2<f32>| m.mapv(f64::from);
+            let low = f64s(&dh).dot(&f64s(&a));
+            let near = |got: &Array2<f32>, want: &Array2<f64>| {
+                let most = 1e-5 * ((out + rank) as f64).sqrt().max(1.0);
+                for (g, w) in got.iter().zip(want) {
+                    assert!((f64::from(*g) - w).abs() < most * w.abs().max(1.0), "{g}, not {w}: {n} {out} {inner}");
+                }
+            };
+            for (weight, w) in &weights {
+                let (stored, base) = (weight.stored().unwrap(), f64s(&dz).dot(&f64s(w)));
+                let gains = gain.as_slice();
+                for (dz, dh) in layouts(dy.view(), gains).into_iter().zip(layouts(dh.view(), None)) {
+                    let low_term = Term { x: &dh, columns: 0..rank, w: a.t() };
+                    let mut dx = Array2::from_elem((n, inner), f32::NAN);
+                    through(Gradient::Laid(&dz), stored, Some(low_term), dx.view_mut());
+                    near(&dx, &(&base + &low));
+                }
+                let mut dx = Array2::from_elem((n, inner), f32::NAN);
+                through(Gradient::Rows(dz.view()), stored, None, dx.view_mut());
+                near(&dx, &base);
+            }
+        }
+    }
+}
