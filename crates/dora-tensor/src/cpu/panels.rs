@@ -60,18 +60,23 @@ pub const PANEL: usize = 1 << 18;
 /// Rows or columns that a panel is a multiple of: three vectors of 16, the width of a register block of `gemm`.
 const STRIPE: usize = 48;
 
-/// Calls `f` with a rectangle of W: where it lies, if `in_place` says so and it does; else in scratch.
-fn with_panel<T>(
-    w: &dyn Stored,
+/// Rows of W at hand.
+pub struct Panel<'a> {
+    /// Their elements.
+    pub w: ArrayView2<'a, f32>,
     in_place: bool,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    f: impl FnOnce(ArrayView2<f32>) -> T,
-) -> T {
-    if let Some(all) = w.in_place().filter(|_| in_place) {
-        let whole = ArrayView2::from_shape(w.dim(), all).expect("all of a matrix has its size");
-        return f(whole.slice(s![rows, columns]));
+}
+
+impl Panel<'_> {
+    /// x·wᵀ.
+    pub fn term<'a>(&'a self, x: &'a Operand<'a>) -> Term<'a> {
+        let (columns, w) = (0..self.w.ncols(), self.w.view());
+        if self.in_place { Term::of_many(x, columns, w) } else { Term::new(x, columns, w) }
     }
+}
+
+/// Calls `f` with a rectangle of W in scratch.
+fn with_panel<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(ArrayView2<f32>) -> T) -> T {
     let dim = (rows.len(), columns.len());
     scratch(dim.0 * dim.1, |buffer| {
         w.widen_into(rows, columns, buffer);
@@ -80,12 +85,12 @@ fn with_panel<T>(
 }
 
 /// Calls `f(rows, W[rows], parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
-/// gives the results in order.
+/// gives the results in order. W is taken where it lies, if `in_place` says so and it lies somewhere.
 pub fn for_row_panels<T: Send>(
     w: &dyn Stored,
     in_place: bool,
     ys: Vec<ArrayViewMut2<f32>>,
-    f: impl Fn(Range<usize>, ArrayView2<f32>, Vec<ArrayViewMut2<f32>>) -> T + Sync,
+    f: impl Fn(Range<usize>, &Panel, Vec<ArrayViewMut2<f32>>) -> T + Sync,
 ) -> Vec<T> {
     let (out, inner) = w.dim();
     let fitting = (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE);
@@ -93,7 +98,13 @@ pub fn for_row_panels<T: Send>(
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);
-        with_panel(w, in_place, rows.clone(), 0..inner, |panel| f(rows, panel, parts))
+        match w.in_place().filter(|_| in_place) {
+            Some(all) => {
+                let whole = ArrayView2::from_shape(w.dim(), all).expect("all of a matrix has its size");
+                f(rows.clone(), &Panel { w: whole.slice(s![rows, ..]), in_place }, parts)
+            }
+            None => with_panel(w, rows.clone(), 0..inner, |w| f(rows, &Panel { w, in_place: false }, parts)),
+        }
     };
     panels.map(run).collect()
 }
@@ -112,18 +123,16 @@ pub fn for_column_panels(
         let columns = i * width..inner.min((i + 1) * width);
         for first in (0..out.max(1)).step_by(height) {
             let rows = first..out.min(first + height);
-            with_panel(w, false, rows.clone(), columns.clone(), |panel| {
-                f(rows, columns.clone(), panel, parts[0].view_mut());
-            });
+            with_panel(w, rows.clone(), columns.clone(), |panel| f(rows, columns.clone(), panel, parts[0].view_mut()));
         }
     });
 }
 
 /// y (n, out) = x (n, in)·Wᵀ.
 pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32>) {
-    let (inner, x) = (x.ncols(), Operand::new(x, None));
+    let x = Operand::new(x, None);
     for_row_panels(w, x.reads_in_place(), vec![y], |_, panel, mut y| {
-        sum_of_products(&[Term { x: &x, columns: 0..inner, w: panel.view() }], &Finish::default(), y.remove(0));
+        sum_of_products(&[panel.term(&x)], &Finish::default(), y.remove(0));
     });
 }
 

@@ -7,6 +7,7 @@ use super::vector::{Isa, MOST_LANES, Run, Vector};
 use crate::cpu::{buffer, recycle};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 /// Rows of w at a time.
@@ -123,14 +124,6 @@ impl Run for LayOut<'_> {
     }
 }
 
-/// Elements of w that are spread: row j, column i at `at` + j·`down` + i·`along`.
-#[derive(Clone, Copy)]
-struct Spread {
-    at: *const f32,
-    down: isize,
-    along: isize,
-}
-
 /// Rows of a matrix w (rows, columns) of a product.
 #[derive(Clone, Copy)]
 pub enum Factor<'a> {
@@ -154,20 +147,59 @@ impl Factor<'_> {
             Factor::Packed(w, rows) => w.len() / (*rows).max(1),
         }
     }
+}
 
-    /// The `count` rows of a tile from `row` on, from `column` on.
+/// Rows in memory that are wanted next, asked for a few lines at a time meanwhile.
+pub struct Ahead {
+    from: *const f32,
+    rows: usize,
+    stride: usize,
+    width: usize,
+    /// Asked for with every tile.
+    lines: usize,
+    row: usize,
+    column: usize,
+}
+
+impl Ahead {
+    /// Floats of a line.
+    const LINE: usize = 16;
+
+    /// So many rows of `width` elements, each `stride` behind the one before.
+    pub fn new(from: *const f32, rows: usize, stride: usize, width: usize) -> Self {
+        Ahead { from, rows, stride, width, lines: 0, row: 0, column: 0 }
+    }
+
+    /// Nothing.
+    pub fn nothing() -> Self {
+        Self::new(std::ptr::null(), 0, 0, 0)
+    }
+
+    /// As many rows of memory as w has behind it.
+    fn behind(w: &ArrayView2<f32>) -> Self {
+        let (rows, stride) = (w.nrows(), w.strides()[0]);
+        Self::new(w.as_ptr().wrapping_offset(rows as isize * stride), rows, stride as usize, w.ncols())
+    }
+
+    /// All of it is to be asked for within so many tiles.
+    fn within(mut self, tiles: usize) -> Self {
+        self.lines = (self.rows * self.width.div_ceil(Self::LINE)).div_ceil(tiles.max(1));
+        self
+    }
+
+    /// Asks for the next few lines, which may lie beyond what is there: that reads nothing.
     #[inline(always)]
-    unsafe fn spread(&self, row: usize, count: usize, column: usize) -> Spread {
-        // SAFETY: the caller asks for what is there.
-        unsafe {
-            match self {
-                Factor::View(w) => {
-                    let (down, along) = (w.strides()[0], w.strides()[1]);
-                    Spread { at: w.as_ptr().offset(row as isize * down + column as isize * along), down, along }
-                }
-                Factor::Packed(w, _) => {
-                    Spread { at: w.as_ptr().add(row * self.columns() + column * count), down: 1, along: count as isize }
-                }
+    fn ask(&mut self) {
+        for _ in 0..self.lines {
+            if self.row == self.rows {
+                return;
+            }
+            let at = self.from.wrapping_add(self.row * self.stride + self.column);
+            // SAFETY: every x86-64 processor has it, and it takes any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+            self.column += Self::LINE;
+            if self.column >= self.width {
+                (self.row, self.column) = (self.row + 1, 0);
             }
         }
     }
@@ -187,37 +219,59 @@ fn tile_rows(left: usize) -> usize {
 /// Packs `width` columns of a strip of rows, which begin `stride` behind each other, as rows of w: those of a tile lie together,
 /// [columns of w][rows of the tile], and begin at their first row times `depth`. The strip's rows are columns `column..` of w, of
 /// `depth` in all.
-pub fn pack(strip: &[f32], stride: usize, width: usize, column: usize, depth: usize, packed: &mut [f32]) {
-    let mut row = 0;
-    while row < width {
-        let count = tile_rows(width - row);
-        let tile = &mut packed[row * depth..(row + count) * depth][column * count..];
-        match count {
-            ROWS => pack_tile::<ROWS>(strip, stride, row, tile),
-            4 => pack_tile::<4>(strip, stride, row, tile),
-            2 => pack_tile::<2>(strip, stride, row, tile),
-            _ => pack_tile::<1>(strip, stride, row, tile),
+pub struct Pack<'a> {
+    pub strip: &'a [f32],
+    pub stride: usize,
+    pub width: usize,
+    pub column: usize,
+    pub depth: usize,
+    pub packed: &'a mut [f32],
+}
+
+impl Run for Pack<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Pack { strip, stride, width, column, depth, packed } = self;
+        let mut row = 0;
+        while row < width {
+            let count = tile_rows(width - row);
+            let tile = &mut packed[row * depth..(row + count) * depth][column * count..];
+            match count {
+                ROWS => pack_tile::<ROWS>(strip, stride, row, tile),
+                4 => pack_tile::<4>(strip, stride, row, tile),
+                2 => pack_tile::<2>(strip, stride, row, tile),
+                _ => pack_tile::<1>(strip, stride, row, tile),
+            }
+            row += count;
         }
-        row += count;
     }
 }
 
+/// A tile's elements from the strip's first row on.
 #[inline(always)]
 fn pack_tile<const J: usize>(strip: &[f32], stride: usize, row: usize, tile: &mut [f32]) {
-    for (from, to) in strip.chunks(stride).zip(tile.chunks_exact_mut(J)) {
-        to.copy_from_slice(&from[row..row + J]);
+    /// Moved at once: those behind J are written anew with the next row.
+    const WIDE: usize = 8;
+    let mut to = 0;
+    for from in (row..strip.len()).step_by(stride) {
+        match J == ROWS && from + WIDE <= strip.len() && to + WIDE <= tile.len() {
+            true => tile[to..to + WIDE].copy_from_slice(&strip[from..from + WIDE]),
+            false => tile[to..to + J].copy_from_slice(&strip[from..from + J]),
+        }
+        to += J;
     }
 }
 
-/// Sums (J, N vectors) of J rows of w times `depth` columns of x, each row of both a stride behind the one before; in place of
-/// what `sums` holds, or added to it: a sum of parts loses fewer digits than one long one.
+/// Sums (J, N vectors) of J rows of w, which begin at `w` and go on in steps of `along`, times `depth` columns of x, each a
+/// stride behind the one before; in place of what `sums` holds, or added to it: a sum of parts loses fewer digits than one long
+/// one.
 ///
 /// # Safety
-/// w has to be readable for J rows and `depth` columns, `x` for `depth` rows of N vectors, and `sums` to have J of them.
+/// w has to be readable for `depth` columns, `x` for `depth` rows of N vectors, and `sums` to have J of them.
 #[inline(always)]
 unsafe fn tile<V: Vector, const J: usize, const N: usize>(
     depth: usize,
-    Spread { at, down, along }: Spread,
+    (w, along): ([*const f32; J], isize),
     (x, x_stride): (*const f32, usize),
     (sums, sums_stride): (*mut f32, usize),
     add: bool,
@@ -226,13 +280,12 @@ unsafe fn tile<V: Vector, const J: usize, const N: usize>(
     unsafe {
         let mut sum = [[V::zero(); N]; J];
         for i in 0..depth {
-            let w = at.offset(i as isize * along);
             let mut vectors = [V::zero(); N];
             for (v, vector) in vectors.iter_mut().enumerate() {
                 *vector = V::load(x.add(i * x_stride + v * V::LANES));
             }
-            for (j, sum) in sum.iter_mut().enumerate() {
-                let spread = V::spread(*w.offset(j as isize * down));
+            for (w, sum) in w.iter().zip(&mut sum) {
+                let spread = V::spread(*w.offset(i as isize * along));
                 for (sum, &vector) in sum.iter_mut().zip(&vectors) {
                     *sum = spread.mul_add(vector, *sum);
                 }
@@ -243,6 +296,44 @@ unsafe fn tile<V: Vector, const J: usize, const N: usize>(
                 let to = sums.add(j * sums_stride + v * V::LANES);
                 let sum = if add { V::load(to).add(sum) } else { sum };
                 sum.store(to);
+            }
+        }
+    }
+}
+
+/// The tile of J rows of w from `row` on. Steps that are known when this is compiled leave fewer addresses to compute.
+///
+/// # Safety
+/// As for [`tile`], for these rows and columns of w.
+#[inline(always)]
+unsafe fn tile_of<V: Vector, const J: usize, const N: usize>(
+    w: &Factor,
+    row: usize,
+    columns: &Range<usize>,
+    x: (*const f32, usize),
+    sums: (*mut f32, usize),
+    add: bool,
+) {
+    let mut rows = [std::ptr::null(); J];
+    // SAFETY: these rows and columns are there, by the caller's word.
+    unsafe {
+        match w {
+            Factor::View(w) => {
+                let (down, along) = (w.strides()[0], w.strides()[1]);
+                for (j, at) in rows.iter_mut().enumerate() {
+                    *at = w.as_ptr().offset((row + j) as isize * down + columns.start as isize * along);
+                }
+                match along {
+                    1 => tile::<V, J, N>(columns.len(), (rows, 1), x, sums, add),
+                    _ => tile::<V, J, N>(columns.len(), (rows, along), x, sums, add),
+                }
+            }
+            Factor::Packed(packed, _) => {
+                let first = packed.as_ptr().add(row * w.columns() + columns.start * J);
+                for (j, at) in rows.iter_mut().enumerate() {
+                    *at = first.add(j);
+                }
+                tile::<V, J, N>(columns.len(), (rows, J as isize), x, sums, add);
             }
         }
     }
@@ -260,27 +351,30 @@ unsafe fn tiles<V: Vector>(
     x: (*const f32, usize),
     sums: (*mut f32, usize),
     add: bool,
+    ahead: &mut Ahead,
 ) {
     /// With so many vectors.
     #[inline(always)]
     unsafe fn of<V: Vector, const N: usize>(
         w: &Factor,
-        columns: Range<usize>,
+        columns: &Range<usize>,
         x: (*const f32, usize),
         (sums, stride): (*mut f32, usize),
         add: bool,
+        ahead: &mut Ahead,
     ) {
-        let (mut row, depth) = (0, columns.len());
+        let mut row = 0;
         while row < w.rows() {
+            ahead.ask();
             let count = tile_rows(w.rows() - row);
             // SAFETY: these rows and columns are there, by the caller's word.
             unsafe {
-                let (w, sums) = (w.spread(row, count, columns.start), (sums.add(row * stride), stride));
+                let sums = (sums.add(row * stride), stride);
                 match count {
-                    ROWS => tile::<V, ROWS, N>(depth, w, x, sums, add),
-                    4 => tile::<V, 4, N>(depth, w, x, sums, add),
-                    2 => tile::<V, 2, N>(depth, w, x, sums, add),
-                    _ => tile::<V, 1, N>(depth, w, x, sums, add),
+                    ROWS => tile_of::<V, ROWS, N>(w, row, columns, x, sums, add),
+                    4 => tile_of::<V, 4, N>(w, row, columns, x, sums, add),
+                    2 => tile_of::<V, 2, N>(w, row, columns, x, sums, add),
+                    _ => tile_of::<V, 1, N>(w, row, columns, x, sums, add),
                 }
             }
             row += count;
@@ -289,12 +383,18 @@ unsafe fn tiles<V: Vector>(
     // SAFETY: by the caller's word.
     unsafe {
         match vectors {
-            4 if V::VECTORS >= 4 => of::<V, 4>(w, columns, x, sums, add),
-            3 if V::VECTORS >= 3 => of::<V, 3>(w, columns, x, sums, add),
-            2 => of::<V, 2>(w, columns, x, sums, add),
-            _ => of::<V, 1>(w, columns, x, sums, add),
+            4 if V::VECTORS >= 4 => of::<V, 4>(w, &columns, x, sums, add, ahead),
+            3 if V::VECTORS >= 3 => of::<V, 3>(w, &columns, x, sums, add, ahead),
+            2 => of::<V, 2>(w, &columns, x, sums, add, ahead),
+            _ => of::<V, 1>(w, &columns, x, sums, add, ahead),
         }
     }
+}
+
+/// Parts that so many columns are cut into.
+#[inline(always)]
+fn parts<V: Vector>(columns: usize) -> usize {
+    columns.div_ceil(V::DEPTH)
 }
 
 /// Sums [rows of w][lanes] of x[the block from row `first` on, columns]·wᵀ, in place of what is there or added to it.
@@ -306,15 +406,19 @@ unsafe fn block<V: Vector>(
     w: &Factor,
     sums: &mut [f32],
     mut add: bool,
+    ahead: &mut Ahead,
 ) {
     let lanes = lanes(x.isa, x.n, first);
-    assert!(columns.end <= x.k && w.columns() == columns.len() && sums.len() == w.rows() * lanes, "factors of one size");
-    let depth = columns.len().div_ceil(columns.len().div_ceil(V::DEPTH).max(1)).max(1);
+    assert!(
+        columns.end <= x.k && w.columns() == columns.len() && sums.len() == w.rows() * lanes,
+        "factors of one size"
+    );
+    let depth = columns.len().div_ceil(parts::<V>(columns.len()).max(1)).max(1);
     for start in (0..columns.len()).step_by(depth) {
         let part = start..columns.len().min(start + depth);
         let x = &x.data[first * x.k + (columns.start + start) * lanes..][..part.len() * lanes];
         // SAFETY: w has these columns, x as many rows of `lanes`, and `sums` one of them for each row of w.
-        unsafe { tiles::<V>(lanes / V::LANES, w, part, (x.as_ptr(), lanes), (sums.as_mut_ptr(), lanes), add) };
+        unsafe { tiles::<V>(lanes / V::LANES, w, part, (x.as_ptr(), lanes), (sums.as_mut_ptr(), lanes), add, ahead) };
         add = true;
     }
     if !add {
@@ -323,7 +427,13 @@ unsafe fn block<V: Vector>(
 }
 
 /// A term of a sum of products: x[:, columns]·wᵀ.
-pub type LanesTerm<'a> = (&'a Lanes, Range<usize>, Factor<'a>);
+pub struct LanesTerm<'a> {
+    pub x: &'a Lanes,
+    pub columns: Range<usize>,
+    pub w: ArrayView2<'a, f32>,
+    /// Whether the memory behind w is wanted next.
+    pub goes_on: bool,
+}
 
 /// y, the rows from `first` on, becomes the sum of the terms.
 pub struct SumOfProducts<'a, 'w, 'b> {
@@ -340,13 +450,20 @@ impl Run for SumOfProducts<'_, '_, '_> {
     unsafe fn run<V: Vector>(self) {
         let SumOfProducts { terms, finish, first, sums, mut y } = self;
         let (n, j) = y.dim();
-        assert!(terms.iter().all(|(x, ..)| x.in_blocks(&(first..first + n))), "whole blocks, but for the last");
-        let (x, ..) = terms.first().expect("a sum has terms");
+        assert!(terms.iter().all(|term| term.x.in_blocks(&(first..first + n))), "whole blocks, but for the last");
+        let x = terms.first().expect("a sum has terms").x;
+        let ahead = |term: &LanesTerm| match term.goes_on {
+            true => Ahead::behind(&term.w)
+                .within(n.div_ceil(x.isa.block()) * parts::<V>(term.columns.len()) * j.div_ceil(ROWS)),
+            false => Ahead::nothing(),
+        };
+        // Of one term at most.
+        let mut ahead = terms.iter().find(|term| term.goes_on).map_or(Ahead::nothing(), ahead);
         for start in (0..n).step_by(V::LANES * V::VECTORS) {
             let sums = &mut sums[..j * lanes(x.isa, x.n, first + start)];
-            for (i, (x, columns, w)) in terms.iter().enumerate() {
+            for (i, LanesTerm { x, columns, w, .. }) in terms.iter().enumerate() {
                 // SAFETY: by the caller's word.
-                unsafe { block::<V>(x, columns, first + start, w, sums, i > 0) };
+                unsafe { block::<V>(x, columns, first + start, &Factor::View(*w), sums, i > 0, &mut ahead) };
             }
             // SAFETY: as above.
             unsafe { write::<V>(sums, start, finish, &mut y) };
@@ -362,16 +479,20 @@ pub struct Blocks<'a, 'w> {
     pub rows: Range<usize>,
     pub sums: &'a mut [f32],
     pub add: bool,
+    /// What is wanted next.
+    pub ahead: Ahead,
 }
 
 impl Run for Blocks<'_, '_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Blocks { x, columns, w, rows, sums, add } = self;
+        let Blocks { x, columns, w, rows, sums, add, ahead } = self;
         assert!(x.in_blocks(&rows), "whole blocks, but for the last");
+        let tiles = rows.len().div_ceil(x.isa.block()) * parts::<V>(columns.len()) * w.rows().div_ceil(ROWS);
+        let mut ahead = ahead.within(tiles);
         for (first, sums) in rows.step_by(x.isa.block()).zip(sums.chunks_mut(x.isa.block() * w.rows().max(1))) {
             // SAFETY: by the caller's word.
-            unsafe { block::<V>(x, &columns, first, &w, sums, add) };
+            unsafe { block::<V>(x, &columns, first, &w, sums, add, &mut ahead) };
         }
     }
 }
@@ -456,7 +577,7 @@ impl Run for Gather<'_, '_> {
                 unsafe {
                     let x = (x.as_ptr().add(start * x_stride + column), x_stride);
                     let c = (c.as_mut_ptr().add(column), c_stride);
-                    tiles::<V>(vectors, &w, rows, x, c, start > 0);
+                    tiles::<V>(vectors, &w, rows, x, c, start > 0, &mut Ahead::nothing());
                 }
             }
         }

@@ -13,7 +13,7 @@ use super::matmul::product;
 use super::{for_rows, scratch};
 use crate::profile;
 #[cfg(target_arch = "x86_64")]
-use kernel::{Factor, Gather, Lanes, LanesTerm, ROWS, SumOfProducts};
+use kernel::{Gather, Lanes, LanesTerm, ROWS, SumOfProducts};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -78,6 +78,20 @@ pub struct Term<'a> {
     pub columns: Range<usize>,
     /// w.
     pub w: ArrayView2<'a, f32>,
+    /// Whether the memory behind w is wanted next.
+    goes_on: bool,
+}
+
+impl<'a> Term<'a> {
+    /// x[:, columns]·wᵀ.
+    pub fn new(x: &'a Operand<'a>, columns: Range<usize>, w: ArrayView2<'a, f32>) -> Self {
+        Term { x, columns, w, goes_on: false }
+    }
+
+    /// The same, for a w in memory behind which its next rows lie.
+    pub fn of_many(x: &'a Operand<'a>, columns: Range<usize>, w: ArrayView2<'a, f32>) -> Self {
+        Term { goes_on: true, ..Self::new(x, columns, w) }
+    }
 }
 
 /// What is done with a sum of products.
@@ -99,7 +113,7 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     #[cfg(target_arch = "x86_64")]
     {
         let lanes = terms.iter().map(|term| match &term.x.0 {
-            Layout::Lanes(lanes) => Some((lanes, term.columns.clone(), Factor::View(term.w))),
+            Layout::Lanes(x) => Some(LanesTerm { x, columns: term.columns.clone(), w: term.w, goes_on: term.goes_on }),
             Layout::Plain(..) | Layout::Own(_) => None,
         });
         if let Some(lanes) = lanes.collect::<Option<Vec<_>>>() {
@@ -130,8 +144,8 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
 /// y, the rows of x from `first` on, becomes the sum of the terms.
 #[cfg(target_arch = "x86_64")]
 fn in_lanes(terms: &[LanesTerm], finish: &Finish, first: usize, y: ArrayViewMut2<f32>) {
-    let (x, ..) = terms.first().expect("a sum has terms");
-    scratch(y.ncols() * x.isa().block(), |sums| x.isa().run(SumOfProducts { terms, finish, first, sums, y }));
+    let isa = terms.first().expect("a sum has terms").x.isa();
+    scratch(y.ncols() * isa.block(), |sums| isa.run(SumOfProducts { terms, finish, first, sums, y }));
 }
 
 /// y (n, j) = x·wᵀ ⊙ scale for few rows of w (j, k): blocks of x's rows, and a few rows of w each, in parallel.
@@ -146,12 +160,13 @@ pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, m
             parts.zip(w.axis_chunks_iter(Axis(0), ROWS)).enumerate().for_each(|(part, (y, w))| {
                 let scale = scale.map(|scale| &scale[part * ROWS..][..w.nrows()]);
                 let finish = Finish { scale, ..Finish::default() };
-                in_lanes(&[(lanes, 0..w.ncols(), Factor::View(w))], &finish, block * size, y);
+                let term = LanesTerm { x: lanes, columns: 0..w.ncols(), w, goes_on: false };
+                in_lanes(&[term], &finish, block * size, y);
             });
         });
     }
     let finish = Finish { scale, ..Finish::default() };
-    sum_of_products(&[Term { x, columns: 0..w.ncols(), w }], &finish, y);
+    sum_of_products(&[Term::new(x, 0..w.ncols(), w)], &finish, y);
 }
 
 /// c (j, k) = wᵀ·x for few columns of w (n, j) and x (n, k), whose rows are contiguous; blocks of columns in parallel.
@@ -203,8 +218,8 @@ mod tests {
                 let plain = scaled.slice(s![.., part.clone()]).dot(&wide(w.slice(s![.., part.clone()])).t()) + &rest;
                 for (xs, hs) in layouts(x.view(), Some(&gain)).into_iter().zip(layouts(h.view(), None)) {
                     let terms = [
-                        Term { x: &xs, columns: part.clone(), w: w.slice(s![.., part.clone()]) },
-                        Term { x: &hs, columns: 0..5, w: b.view() },
+                        Term::of_many(&xs, part.clone(), w.slice(s![.., part.clone()])),
+                        Term::new(&hs, 0..5, b.view()),
                     ];
                     let near = |got: &Array2<f32>, want: &Array2<f64>| {
                         let most = 1e-5 * (k as f64).sqrt().max(1.0);

@@ -37,7 +37,7 @@ fn by_columns(dy: Gradient, w: &dyn Stored, low: Option<&Term>, dx: ArrayViewMut
     for_column_panels(w, dx, |rows, columns, panel, dx| {
         let finish = Finish { add: rows.start > 0, ..Finish::default() };
         let last = rows.end == out;
-        let base = Term { x: dy, columns: rows, w: panel.t() };
+        let base = Term::new(dy, rows, panel.reversed_axes());
         let low = low.filter(|_| last).map(|low| low.of_rows(columns));
         let terms: Vec<Term> = std::iter::once(base).chain(low).collect();
         sum_of_products(&terms, &finish, dx);
@@ -47,13 +47,13 @@ fn by_columns(dy: Gradient, w: &dyn Stored, low: Option<&Term>, dx: ArrayViewMut
 impl Term<'_> {
     /// That of some rows of w.
     fn of_rows(&self, rows: std::ops::Range<usize>) -> Term<'_> {
-        Term { x: self.x, columns: self.columns.clone(), w: self.w.slice(s![rows, ..]) }
+        Term::new(self.x, self.columns.clone(), self.w.slice(s![rows, ..]))
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod lanes {
-    use super::super::kernel::{Blocks, Factor, Lanes, Write, pack};
+    use super::super::kernel::{Ahead, Blocks, Factor, Lanes, Pack, Write};
     use super::super::vector::Isa;
     use super::super::{Finish, Layout, Term};
     use super::Gradient;
@@ -63,16 +63,15 @@ mod lanes {
     use rayon::prelude::*;
     use std::ops::Range;
 
-    /// Rows of W, at most, that are packed at a time: their tiles and a block of dy fit a first-level cache.
-    const DEPTH: usize = 192;
-    /// Rows of dy that go through W together; for others W is packed anew. Whole blocks.
-    const CHUNK: usize = 512;
-    /// Columns of W, at least, that go together where there are more.
-    const PIECE: usize = 576;
-    /// Parts that are enough to share out.
-    const ENOUGH: usize = 8;
-    /// Runs of W's rows, at most, whose sums are added up, and rows of one, at least.
-    const RUNS: (usize, usize) = (4, 96);
+    /// Rows of W, at most, that are packed at a time: a block of dy then stays in the first-level cache, and the packed rows in
+    /// the second-level one.
+    const DEPTH: usize = 96;
+    /// Rows of dy, at most, that go through W together, and of which a part's are a multiple; for other parts W is packed anew.
+    const CHUNK: (usize, usize) = (512, 64);
+    /// Columns of W, about, that go together, and at least.
+    const PIECE: (usize, usize) = (576, 192);
+    /// Rows of dy up to which W's rows are cut into two runs, whose sums are added up; and rows of W, at least, of a run.
+    const TWO_RUNS: (usize, usize) = (1024, 96);
 
     /// The instruction set that dy is laid out for, or will be.
     pub fn isa_of(dy: &Gradient) -> Option<Isa> {
@@ -85,18 +84,21 @@ mod lanes {
         }
     }
 
-    /// As [`super::through`], in lanes. How the sums are cut depends on shapes alone.
+    /// As [`super::through`], in lanes. Runs depend on shapes alone; how rows and columns of dx are shared out moves no sum.
     pub fn through(isa: Isa, dy: &Gradient, w: &dyn Stored, low: Option<&Term>, mut dx: ArrayViewMut2<f32>) {
         let ((n, inner), (out, _)) = (dx.dim(), w.dim());
         profile::flops(2 * n * inner * (out + low.map_or(0, |low| low.columns.len())));
-        let width = inner.div_ceil((inner / PIECE).max(1)).next_multiple_of(48).max(48);
-        let parts = n.div_ceil(CHUNK) * inner.div_ceil(width);
-        let runs = ENOUGH.div_ceil(parts.max(1)).min(RUNS.0).min(out / RUNS.1).max(1);
+        let runs = if n <= TWO_RUNS.0 && out >= 2 * TWO_RUNS.1 { 2 } else { 1 };
         let height = out.div_ceil(runs);
+        let threads = rayon::current_num_threads();
+        let chunk = n.div_ceil(threads).next_multiple_of(CHUNK.1).clamp(CHUNK.1, CHUNK.0);
+        let parts = n.div_ceil(chunk).max(1) * runs;
+        let pieces = threads.div_ceil(parts).min(inner / PIECE.1).max(inner / PIECE.0).max(1);
+        let width = inner.div_ceil(pieces).next_multiple_of(48).max(48);
         dx.axis_chunks_iter_mut(Axis(1), width).into_par_iter().enumerate().for_each(|(piece, mut dx)| {
             let columns = piece * width..piece * width + dx.ncols();
-            dx.axis_chunks_iter_mut(Axis(0), CHUNK).into_par_iter().enumerate().for_each(|(chunk, dx)| {
-                let rows = chunk * CHUNK..chunk * CHUNK + dx.nrows();
+            dx.axis_chunks_iter_mut(Axis(0), chunk).into_par_iter().enumerate().for_each(|(i, dx)| {
+                let rows = i * chunk..i * chunk + dx.nrows();
                 let sum = |run| {
                     let of = run * height..out.min((run + 1) * height);
                     sums(isa, dy, w, (rows.clone(), of, columns.clone()))
@@ -115,7 +117,7 @@ mod lanes {
         w: &dyn Stored,
         (rows, of, columns): (Range<usize>, Range<usize>, Range<usize>),
     ) -> Vec<f32> {
-        let width = columns.len();
+        let (width, inner, in_place) = (columns.len(), w.dim().1, w.in_place());
         let mut sums = buffer(rows.len().next_multiple_of(isa.lanes()) * width);
         if of.is_empty() {
             sums.fill(0.0);
@@ -125,10 +127,17 @@ mod lanes {
             for start in of.clone().step_by(depth) {
                 let part = start..of.end.min(start + depth);
                 let packed = &mut packed[..part.len() * width];
-                pack_rows(w, part.clone(), columns.clone(), packed);
+                pack(isa, w, part.clone(), columns.clone(), packed);
                 let (w, add) = (Factor::Packed(packed, width), start > of.start);
-                let mut of_rows = |x: &Lanes, columns, rows| {
-                    isa.run(Blocks { x, columns, w, rows, sums: &mut sums, add });
+                let ahead = match in_place {
+                    Some(all) if part.end < of.end => {
+                        let next = part.end..of.end.min(part.end + depth);
+                        Ahead::new(all[next.start * inner + columns.start..].as_ptr(), next.len(), inner, width)
+                    }
+                    _ => Ahead::nothing(),
+                };
+                let of_rows = |x: &Lanes, columns, rows| {
+                    isa.run(Blocks { x, columns, w, rows, sums: &mut sums, add, ahead });
                 };
                 match dy {
                     Gradient::Laid(dy) => match &dy.0 {
@@ -146,28 +155,25 @@ mod lanes {
     }
 
     /// Packs W[rows, columns].
-    fn pack_rows(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, packed: &mut [f32]) {
+    fn pack(isa: Isa, w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, packed: &mut [f32]) {
         /// Rows that are read side by side.
         const STRIP: usize = 8;
         let (width, inner, depth) = (columns.len(), w.dim().1, rows.len());
-        let mut pack_strips = |strip: &mut dyn FnMut(Range<usize>, &mut dyn FnMut(&[f32], usize))| {
+        let in_place = w.in_place();
+        scratch(if in_place.is_some() { 0 } else { STRIP * width }, |wide| {
             for start in rows.clone().step_by(STRIP) {
                 let some = start..rows.end.min(start + STRIP);
-                strip(some, &mut |elements, stride| pack(elements, stride, width, start - rows.start, depth, packed));
+                let (strip, stride) = match in_place {
+                    Some(all) => (&all[start * inner + columns.start..(some.end - 1) * inner + columns.end], inner),
+                    None => {
+                        let wide = &mut wide[..some.len() * width];
+                        w.widen_into(some, columns.clone(), wide);
+                        (&*wide, width)
+                    }
+                };
+                isa.run(Pack { strip, stride, width, column: start - rows.start, depth, packed });
             }
-        };
-        match w.in_place() {
-            Some(all) => pack_strips(&mut |rows, pack| {
-                pack(&all[rows.start * inner + columns.start..(rows.end - 1) * inner + columns.end], inner);
-            }),
-            None => scratch(STRIP * width, |wide| {
-                pack_strips(&mut |rows, pack| {
-                    let wide = &mut wide[..rows.len() * width];
-                    w.widen_into(rows, columns.clone(), wide);
-                    pack(wide, width);
-                });
-            }),
-        }
+        });
     }
 
     /// Writes the sum of all sums, and `low` added, to dx: rows from `first` on, those columns.
@@ -198,6 +204,7 @@ mod lanes {
                     rows: start..start + dx.nrows(),
                     sums: sum,
                     add: true,
+                    ahead: Ahead::nothing(),
                 });
             }
             isa.run(Write { sums: sum, finish: &Finish::default(), y: dx });
@@ -258,7 +265,7 @@ mod tests {
                 let (stored, base) = (weight.stored().unwrap(), f64s(&dz).dot(&f64s(w)));
                 let gains = gain.as_slice();
                 for (dz, dh) in layouts(dy.view(), gains).into_iter().zip(layouts(dh.view(), None)) {
-                    let low_term = Term { x: &dh, columns: 0..rank, w: a.t() };
+                    let low_term = Term::new(&dh, 0..rank, a.t());
                     let mut dx = Array2::from_elem((n, inner), f32::NAN);
                     through(Gradient::Laid(&dz), stored, Some(low_term), dx.view_mut());
                     near(&dx, &(&base + &low));

@@ -1,7 +1,7 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
 use super::norms::Terms;
-use crate::cpu::{Finish, Operand, Stored, Term, buffer, column_sums, for_row_panels, for_rows, simd, sum_of_products};
+use crate::cpu::{Finish, Operand, Stored, buffer, column_sums, for_row_panels, for_rows, simd, sum_of_products};
 use crate::ops::LowRank;
 use crate::ops::linear::cpu::view;
 use crate::ops::lora::cpu::{Expansion, project};
@@ -34,7 +34,7 @@ pub(super) fn forward(
     layer: &Layer,
     update: &LowRank,
 ) -> Result<(Tensor, Option<Tensor>, Tensor, Tensor)> {
-    let (shape, inner) = ((x.shape()[0], layer.m.len()), x.shape()[1]);
+    let shape = (x.shape()[0], layer.m.len());
     let out = shape.1;
     let x = Operand::new(x.view2("dora", "x")?, None);
     let dropped = dropped.map(|x| x.view2("dora", "x")).transpose()?.map(|x| Operand::new(x, None));
@@ -46,11 +46,11 @@ pub(super) fn forward(
     let norms = for_row_panels(layer.weight, x.reads_in_place(), outputs, |rows, panel, parts| {
         let n = match &layer.norms {
             Norms::Known(n) => n[rows.clone()].to_vec(),
-            Norms::From(terms) => terms.norms(rows.clone(), panel),
+            Norms::From(terms) => terms.norms(rows.clone(), panel.w),
         };
         let gain = gain(&layer.m[rows.clone()], &n);
         let bias = layer.bias.map(|b| &b[rows.clone()]);
-        let terms = |x| [Term { x, columns: 0..inner, w: panel.view() }, low.term(rows.clone())];
+        let terms = |x| [panel.term(x), low.term(rows.clone())];
         let mut parts = parts.into_iter();
         let mut y = parts.next().expect("y is always asked for");
         match (&dropped, parts.next()) {

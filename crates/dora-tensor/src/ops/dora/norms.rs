@@ -26,7 +26,7 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
             let terms = Terms::new(update, base, out)?;
             let in_place = terms.lanes.reads_in_place();
             let panels =
-                for_row_panels(weight.stored()?, in_place, Vec::new(), |rows, panel, _| terms.norms(rows, panel));
+                for_row_panels(weight.stored()?, in_place, Vec::new(), |rows, panel, _| terms.norms(rows, panel.w));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
         Device::Cuda(gpu) => super::cuda::norms(gpu, &weight.materialized()?, update, base),
@@ -63,7 +63,7 @@ impl<'a> Terms<'a> {
         scratch(rows.len() * rank, |buffer| {
             // Uᵀ.
             let mut cross = ArrayViewMut2::from_shape((rank, rows.len()), buffer).expect("sized by the call");
-            let term = Term { x: &self.lanes, columns: 0..panel.ncols(), w: panel.view() };
+            let term = Term::new(&self.lanes, 0..panel.ncols(), panel);
             sum_of_products(&[term], &Finish::default(), cross.view_mut());
             let norm = |(i, row): (usize, usize)| {
                 let (mut twice, mut square) = (0.0, 0.0);

@@ -2,8 +2,8 @@
 
 use super::LowRank;
 use crate::cpu::{
-    Finish, Gradient, Operand, Stored, Term, add_assign, buffer, for_row_blocks, for_row_panels, gather, product_by_rows,
-    scratch, sum_of_products, through,
+    Finish, Gradient, Operand, Stored, Term, add_assign, buffer, for_row_blocks, for_row_panels, gather,
+    product_by_rows, scratch, sum_of_products, through,
 };
 use crate::ops::linear::cpu::view;
 use crate::{Error, Result, Tensor};
@@ -27,7 +27,7 @@ impl<'a> Expansion<'a> {
 
     /// The term of those rows of B.
     pub fn term(&self, rows: Range<usize>) -> Term<'_> {
-        Term { x: &self.h, columns: 0..self.b.ncols(), w: self.b.slice(s![rows, ..]) }
+        Term::new(&self.h, 0..self.b.ncols(), self.b.slice(s![rows, ..]))
     }
 }
 
@@ -59,10 +59,10 @@ pub(super) fn forward(
 
 /// x·Wᵀ + s·h·Bᵀ + b for an x of so many rows.
 pub(crate) fn combined(x: &Operand, rows: usize, w: &dyn Stored, low: &Expansion, bias: Option<&[f32]>) -> Tensor {
-    let (out, inner) = w.dim();
+    let (out, _) = w.dim();
     let mut y = buffer(rows * out);
     for_row_panels(w, x.reads_in_place(), vec![view(&mut y, (rows, out))], |rows, panel, mut parts| {
-        let terms = [Term { x, columns: 0..inner, w: panel.view() }, low.term(rows.clone())];
+        let terms = [panel.term(x), low.term(rows.clone())];
         let finish = Finish { bias: bias.map(|b| &b[rows]), ..Finish::default() };
         sum_of_products(&terms, &finish, parts.remove(0));
     });
@@ -119,7 +119,7 @@ fn input_gradient(w: &dyn Stored, dz: &Operand, n: usize, dh: &Tensor, a: &Tenso
     let inner = w.dim().1;
     let (dh, a) = (Operand::new(dh.view2("lora", "dh")?, None), a.view2("lora", "A")?);
     let mut dx = buffer(n * inner);
-    let low = Term { x: &dh, columns: 0..a.nrows(), w: a.reversed_axes() };
+    let low = Term::new(&dh, 0..a.nrows(), a.reversed_axes());
     through(Gradient::Laid(dz), w, Some(low), view(&mut dx, (n, inner)));
     Ok(Tensor::of(dx, &[n, inner]))
 }
