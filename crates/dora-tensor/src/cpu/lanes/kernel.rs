@@ -36,8 +36,8 @@ pub fn lanes(isa: Isa, n: usize, first: usize) -> usize {
 impl Lanes {
     /// Lays out x, its columns times `gain`.
     pub fn new(isa: Isa, x: ArrayView2<f32>, gain: Option<&[f32]>) -> Self {
-        /// Columns that are laid out by one task.
-        const PART: usize = 256;
+        /// Columns that are laid out together, and elements, at least, by one task.
+        const PART: (usize, usize) = (256, 1 << 14);
         let (n, k) = x.dim();
         if n > 0 && k > 1 && x.strides()[1] != 1 {
             return Self::new(isa, x.as_standard_layout().view(), gain);
@@ -47,8 +47,9 @@ impl Lanes {
         data.par_chunks_mut((isa.block() * k).max(1)).enumerate().for_each(|(block, data)| {
             let first = block * isa.block();
             let lanes = lanes(isa, n, first);
-            data.par_chunks_mut(PART * lanes).enumerate().for_each(|(part, data)| {
-                let columns = part * PART..k.min((part + 1) * PART);
+            let parts = data.par_chunks_mut(PART.0 * lanes).with_min_len(PART.1 / (PART.0 * lanes)).enumerate();
+            parts.for_each(|(part, data)| {
+                let columns = part * PART.0..k.min((part + 1) * PART.0);
                 isa.run(LayOut { x, first, columns, gain, lanes, data });
             });
         });
@@ -557,27 +558,40 @@ unsafe fn write<V: Vector>(sums: &[f32], first: usize, finish: &Finish, y: &mut 
 pub struct Gather<'a, 'b> {
     pub w: ArrayView2<'a, f32>,
     pub x: ArrayView2<'a, f32>,
+    /// Room for [`GATHERED`] rows of a block's lanes.
+    pub room: &'b mut [f32],
     pub c: ArrayViewMut2<'b, f32>,
 }
+
+/// Rows of x that a tile of [`Gather`] goes through: copied side by side first, since rows of one length would fall on few lines of
+/// a cache.
+pub const GATHERED: usize = 128;
 
 impl Run for Gather<'_, '_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Gather { w, x, mut c } = self;
+        let Gather { w, x, room, mut c } = self;
         let ((n, j), k) = (w.dim(), x.ncols());
         assert!(x.nrows() == n && c.dim() == (j, k) && k.is_multiple_of(V::LANES), "operands of one size");
         assert!(n * j * k == 0 || x.strides()[1] == 1 && c.strides()[1] == 1, "contiguous rows");
         let (x_stride, c_stride) = (x.strides()[0] as usize, c.strides()[0] as usize);
         let w = Factor::View(w.reversed_axes());
         for column in (0..k).step_by(V::LANES * V::VECTORS) {
-            let vectors = (k - column).min(V::LANES * V::VECTORS) / V::LANES;
-            for start in (0..n.max(1)).step_by(V::DEPTH) {
-                let rows = start..n.min(start + V::DEPTH);
-                // SAFETY: x has these rows and columns, c a row for each of w.
+            let lanes = (k - column).min(V::LANES * V::VECTORS);
+            for start in (0..n.max(1)).step_by(GATHERED) {
+                let rows = start..n.min(start + GATHERED);
+                let room = &mut room[..rows.len() * lanes];
+                // SAFETY: x has these rows and columns, `room` as many, c a row for each of w.
                 unsafe {
-                    let x = (x.as_ptr().add(start * x_stride + column), x_stride);
+                    for (row, to) in rows.clone().zip(room.chunks_exact_mut(lanes)) {
+                        let from = x.as_ptr().add(row * x_stride + column);
+                        for lane in (0..lanes).step_by(V::LANES) {
+                            V::load(from.add(lane)).store(to[lane..][..V::LANES].as_mut_ptr());
+                        }
+                    }
                     let c = (c.as_mut_ptr().add(column), c_stride);
-                    tiles::<V>(vectors, &w, rows, x, c, start > 0, &mut Ahead::nothing());
+                    let x = (room.as_ptr(), lanes);
+                    tiles::<V>(lanes / V::LANES, &w, rows, x, c, start > 0, &mut Ahead::nothing());
                 }
             }
         }

@@ -13,7 +13,7 @@ use super::matmul::product;
 use super::{for_rows, scratch};
 use crate::profile;
 #[cfg(target_arch = "x86_64")]
-use kernel::{Gather, Lanes, LanesTerm, ROWS, SumOfProducts};
+use kernel::{GATHERED, Gather, Lanes, LanesTerm, ROWS, SumOfProducts};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -171,16 +171,21 @@ pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, m
 
 /// c (j, k) = wᵀ·x for few columns of w (n, j) and x (n, k), whose rows are contiguous; blocks of columns in parallel.
 pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, mut c: ArrayViewMut2<f32>) {
-    const WIDTH: usize = 192;
+    const WIDTH: usize = 96;
     let parts = x.axis_chunks_iter(Axis(1), WIDTH).into_par_iter();
     parts.zip(c.axis_chunks_iter_mut(Axis(1), WIDTH)).for_each(|(x, c)| {
         #[cfg(target_arch = "x86_64")]
         if let Some(isa) = Isa::all().next().filter(|isa| x.ncols().is_multiple_of(isa.lanes())) {
             profile::flops(2 * w.len() * x.ncols());
-            return isa.run(Gather { w, x, c });
+            return gather_in_lanes(isa, w, x, c);
         }
         product(w.t(), x, c, 1.0, 0.0);
     });
+}
+
+#[cfg(target_arch = "x86_64")]
+fn gather_in_lanes(isa: Isa, w: ArrayView2<f32>, x: ArrayView2<f32>, c: ArrayViewMut2<f32>) {
+    scratch(GATHERED * isa.block(), |room| isa.run(Gather { w, x, room, c }));
 }
 
 #[cfg(test)]
@@ -269,7 +274,7 @@ mod tests {
             #[cfg(target_arch = "x86_64")]
             for isa in Isa::all().filter(|isa| k.is_multiple_of(isa.lanes())) {
                 c.fill(f32::NAN);
-                isa.run(Gather { w: v.view(), x: x.view(), c: c.view_mut() });
+                gather_in_lanes(isa, v.view(), x.view(), c.view_mut());
                 near(&c, &want, n);
             }
         }

@@ -276,4 +276,24 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_number_of_threads_moves_no_bit() {
+        let mut rng = Philox::new(6, 0);
+        for (n, out, inner) in [(65, 200, 1153), (9, 70, 400), (1100, 40, 50)] {
+            let w = random(&mut rng, (out, inner));
+            let w: Box<dyn Weight> =
+                Box::new(DenseWeight::new(Tensor::of(w.iter().copied().collect(), &[out, inner])).unwrap());
+            let dy = random(&mut rng, (n, out));
+            let of = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut dx = Array2::from_elem((n, inner), f32::NAN);
+                pool.install(|| through(Gradient::Rows(dy.view()), w.stored().unwrap(), None, dx.view_mut()));
+                dx
+            };
+            let one = of(1);
+            assert!(one.iter().all(|x| x.is_finite()));
+            assert!([2, 3, 16].into_iter().all(|threads| of(threads) == one), "{n} {out} {inner}");
+        }
+    }
 }

@@ -4,11 +4,11 @@
 //! Where the terms all but cancel, rounding is as large as n² itself; such rows are computed from W's row and B·A's.
 
 use super::super::LowRank;
-use super::super::linear::cpu::product;
-use crate::cpu::{Finish, Operand, Term, for_row_panels, scratch, sum_of_products};
+use super::super::linear::cpu::{product, view};
+use crate::cpu::{Finish, Operand, Term, for_row_panels, product as matrix_product, scratch, sum_of_products};
 use crate::profile::{self, Direction};
 use crate::{Device, Result, Tensor, Weight};
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, s};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,8 +39,8 @@ pub(super) struct Terms<'a> {
     /// A for products with W.
     lanes: Operand<'a>,
     b: ArrayView2<'a, f32>,
-    /// B·G (out, r).
-    spread: Tensor,
+    /// G (r, r).
+    gram: Tensor,
     /// ‖W‖².
     base: &'a [f32],
     scaling: f64,
@@ -52,22 +52,23 @@ impl<'a> Terms<'a> {
         base.expect_shape("dora", "base norms", &[out])?;
         let (a, b) = (update.a.view2("dora", "A")?, update.b.view2("dora", "B")?);
         let gram = product(a, a.t(), 1.0)?;
-        let spread = product(b, gram.view2("dora", "G")?, 1.0)?;
         let lanes = Operand::new(a, None);
-        Ok(Terms { a, lanes, b, spread, base: base.as_f32("dora")?, scaling: f64::from(update.scaling) })
+        Ok(Terms { a, lanes, b, gram, base: base.as_f32("dora")?, scaling: f64::from(update.scaling) })
     }
 
     /// Norms of `rows`, where `panel` (rows, in) holds these of W.
     pub(super) fn norms(&self, rows: Range<usize>, panel: ArrayView2<f32>) -> Vec<f32> {
-        let (rank, spread) = (self.a.nrows(), self.spread.as_f32("dora").expect("a product is f32"));
-        scratch(rows.len() * rank, |buffer| {
-            // Uᵀ.
-            let mut cross = ArrayViewMut2::from_shape((rank, rows.len()), buffer).expect("sized by the call");
+        let (rank, gram) = (self.a.nrows(), self.gram.view2("dora", "G").expect("a product is f32"));
+        scratch(2 * rows.len() * rank, |buffer| {
+            let (cross, spread) = buffer.split_at_mut(rows.len() * rank);
+            // Uᵀ, and B·G.
+            let mut cross = view(cross, (rank, rows.len()));
             let term = Term::new(&self.lanes, 0..panel.ncols(), panel);
             sum_of_products(&[term], &Finish::default(), cross.view_mut());
+            matrix_product(self.b.slice(s![rows.clone(), ..]), gram, view(spread, (rows.len(), rank)), 1.0, 0.0);
             let norm = |(i, row): (usize, usize)| {
                 let (mut twice, mut square) = (0.0, 0.0);
-                let spread = &spread[row * rank..(row + 1) * rank];
+                let spread = &spread[i * rank..(i + 1) * rank];
                 for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.column(i)) {
                     twice += f64::from(b) * f64::from(u);
                     square += f64::from(b) * f64::from(bg);
