@@ -73,6 +73,7 @@ impl Lanes {
 /// # Safety
 /// The processor must have the vector's instruction set.
 #[inline(always)]
+#[expect(clippy::manual_map, reason = "a closure is not sure to be compiled for the instruction set")]
 unsafe fn load<V: Vector>(v: Option<&[f32]>, start: usize, count: usize) -> Option<V> {
     match v {
         // SAFETY: a slice of that length.

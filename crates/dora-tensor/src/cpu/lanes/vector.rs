@@ -34,6 +34,7 @@ pub trait Vector: Copy {
     unsafe fn turn(rows: &mut [Self; MOST_LANES]);
 }
 
+#[expect(clippy::undocumented_unsafe_blocks, reason = "each is by the caller's word, as the trait says")]
 impl Vector for __m256 {
     const LANES: usize = 8;
     const VECTORS: usize = 2;
@@ -109,11 +110,16 @@ impl Vector for __m256 {
 }
 
 /// The first so many of 8 lanes, as masked moves take them.
+///
+/// # Safety
+/// The processor must have AVX2.
 #[inline(always)]
 unsafe fn first_of_8(count: usize) -> __m256i {
+    // SAFETY: by the caller's word.
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
 
+#[expect(clippy::undocumented_unsafe_blocks, reason = "each is by the caller's word, as the trait says")]
 impl Vector for __m512 {
     const LANES: usize = 16;
     const VECTORS: usize = 4;
