@@ -400,6 +400,9 @@ fn parts<V: Vector>(columns: usize) -> usize {
 }
 
 /// Sums [rows of w][lanes] of x[the block from row `first` on, columns]·wᵀ, in place of what is there or added to it.
+///
+/// # Safety
+/// The processor must have the vector's instruction set.
 #[inline(always)]
 unsafe fn block<V: Vector>(
     x: &Lanes,
@@ -515,6 +518,9 @@ impl Run for Write<'_, '_> {
 }
 
 /// Writes sums [rows of w][lanes] to the rows of y from `first` on.
+///
+/// # Safety
+/// The processor must have the vector's instruction set.
 #[inline(always)]
 unsafe fn write<V: Vector>(sums: &[f32], first: usize, finish: &Finish, y: &mut ArrayViewMut2<f32>) {
     let (n, width) = y.dim();
@@ -574,7 +580,8 @@ impl Run for Gather<'_, '_> {
         let Gather { w, x, room, mut c } = self;
         let ((n, j), k) = (w.dim(), x.ncols());
         assert!(x.nrows() == n && c.dim() == (j, k) && k.is_multiple_of(V::LANES), "operands of one size");
-        assert!(n * j * k == 0 || x.strides()[1] == 1 && c.strides()[1] == 1, "contiguous rows");
+        let contiguous = |rows: usize, stride: isize| rows * k == 0 || stride == 1;
+        assert!(contiguous(n, x.strides()[1]) && contiguous(j, c.strides()[1]), "contiguous rows");
         let (x_stride, c_stride) = (x.strides()[0] as usize, c.strides()[0] as usize);
         let w = Factor::View(w.reversed_axes());
         for column in (0..k).step_by(V::LANES * V::VECTORS) {

@@ -9,8 +9,10 @@ mod through;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 
+use super::for_rows;
 use super::matmul::product;
-use super::{for_rows, scratch};
+#[cfg(target_arch = "x86_64")]
+use super::scratch;
 use crate::profile;
 #[cfg(target_arch = "x86_64")]
 use kernel::{GATHERED, Gather, Lanes, LanesTerm, ROWS, SumOfProducts};
@@ -79,6 +81,7 @@ pub struct Term<'a> {
     /// w.
     pub w: ArrayView2<'a, f32>,
     /// Whether the memory behind w is wanted next.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only lanes ask for it"))]
     goes_on: bool,
 }
 

@@ -1,6 +1,6 @@
-//! dx (n, in) = dy (n, out)·W: W is read in whole rows as they lie in memory, packed a few hundred at a time, and their products
-//! with all rows of dy added to sums in lanes, which are written once. (Columns of W at a time would be read faster from cache,
-//! but not from memory: 1.2 to 1.3 times the time for 64 rows of dy, `benches/RESULTS.md`.)
+//! dx (n, in) = dy (n, out)·W: W is read in whole rows (of very long ones some hundred columns at a time), as memory is fast, packed
+//! some rows at a time, and their products with all rows of dy added to sums in lanes, which are written once. (96 columns
+//! at a time took 1.05 to 1.2 times as long for 64 rows of dy, `benches/RESULTS.md`.)
 
 use super::{Finish, Operand, Term, sum_of_products};
 use crate::cpu::{Stored, for_column_panels};
@@ -91,7 +91,8 @@ mod lanes {
         let runs = if n <= TWO_RUNS.0 && out >= 2 * TWO_RUNS.1 { 2 } else { 1 };
         let height = out.div_ceil(runs);
         let threads = rayon::current_num_threads();
-        let chunk = n.div_ceil(threads).next_multiple_of(CHUNK.1).clamp(CHUNK.1, CHUNK.0);
+        let most = n.div_ceil(threads).clamp(CHUNK.1, CHUNK.0);
+        let chunk = n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(CHUNK.1).max(CHUNK.1);
         let parts = n.div_ceil(chunk).max(1) * runs;
         let pieces = threads.div_ceil(parts).min(inner / PIECE.1).max(inner / PIECE.0).max(1);
         let width = inner.div_ceil(pieces).next_multiple_of(48).max(48);

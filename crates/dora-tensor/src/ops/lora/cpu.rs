@@ -5,7 +5,7 @@ use crate::cpu::{
     Finish, Gradient, Operand, Stored, Term, add_assign, buffer, for_row_blocks, for_row_panels, gather,
     product_by_rows, scratch, sum_of_products, through,
 };
-use crate::ops::linear::cpu::view;
+use crate::ops::linear::cpu::{product, view};
 use crate::{Error, Result, Tensor};
 use ndarray::{ArrayView2, s};
 use std::ops::Range;
@@ -141,12 +141,7 @@ fn dropped_input_gradient(
             let less: Vec<f32> = gain.iter().map(|g| g - 1.0).collect();
             input_gradient(w, &Operand::new(rows, Some(&less)), n, dh, a)?
         }
-        None => {
-            let mut through = buffer(n * inner);
-            let dh = Operand::new(dh.view2("lora", "dh")?, None);
-            product_by_rows(&dh, a.view2("lora", "A")?.t(), None, view(&mut through, (n, inner)));
-            Tensor::of(through, &[n, inner])
-        }
+        None => product(dh.view2("lora", "dh")?, a.view2("lora", "A")?, 1.0)?,
     };
     Ok((Tensor::of(straight, &[n, inner]), dropped))
 }
