@@ -1,137 +1,22 @@
-//! The layout and the kernels, for any vector. Rows of x are cut into blocks of a few vectors' lanes; in a block the elements of a
-//! column lie side by side, the last block filled up with zeros to whole vectors. A tile is 6 rows of w times a block, whose sums
-//! stay in registers: for each column of x a few vectors are loaded, and 6 elements of w are spread.
+//! The kernels, for any vector. A tile is 6 rows of w times a block of x's rows, whose sums stay in registers: for each column of x
+//! a few vectors are loaded, and 6 elements of w are spread.
 
 use super::Finish;
-use super::vector::{Isa, MOST_LANES, Run, Vector};
-use crate::cpu::{buffer, recycle};
+use super::layout::{Lanes, write};
+use super::vector::{Run, Vector};
 use ndarray::{ArrayView2, ArrayViewMut2};
-use rayon::prelude::*;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 /// Rows of w at a time.
 pub const ROWS: usize = 6;
 
-/// x (n, k) in lanes.
-pub struct Lanes {
-    isa: Isa,
-    n: usize,
-    k: usize,
-    /// The block that begins at row `first` is at first·k, as [k][lanes].
-    data: Vec<f32>,
-}
-
-impl Drop for Lanes {
-    fn drop(&mut self) {
-        recycle(std::mem::take(&mut self.data));
-    }
-}
-
-/// Lanes of the block that begins at row `first` of n.
-pub fn lanes(isa: Isa, n: usize, first: usize) -> usize {
-    (n - first).next_multiple_of(isa.lanes()).min(isa.block())
-}
-
-impl Lanes {
-    /// Lays out x, its columns times `gain`.
-    pub fn new(isa: Isa, x: ArrayView2<f32>, gain: Option<&[f32]>) -> Self {
-        /// Columns that are laid out together, and elements, at least, by one task.
-        const PART: (usize, usize) = (256, 1 << 14);
-        let (n, k) = x.dim();
-        if n > 0 && k > 1 && x.strides()[1] != 1 {
-            return Self::new(isa, x.as_standard_layout().view(), gain);
-        }
-        assert!(gain.is_none_or(|gain| gain.len() == k), "a gain for each column");
-        let mut data = buffer(n.next_multiple_of(isa.lanes()) * k);
-        data.par_chunks_mut((isa.block() * k).max(1)).enumerate().for_each(|(block, data)| {
-            let first = block * isa.block();
-            let lanes = lanes(isa, n, first);
-            let parts = data.par_chunks_mut(PART.0 * lanes).with_min_len(PART.1 / (PART.0 * lanes)).enumerate();
-            parts.for_each(|(part, data)| {
-                let columns = part * PART.0..k.min((part + 1) * PART.0);
-                isa.run(LayOut { x, first, columns, gain, lanes, data });
-            });
-        });
-        Lanes { isa, n, k, data }
-    }
-
-    /// The instruction set that they are for.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// Whether `rows` are blocks of these.
-    fn in_blocks(&self, rows: &Range<usize>) -> bool {
-        let block = self.isa.block();
-        rows.start.is_multiple_of(block) && (rows.end == self.n || rows.end < self.n && rows.end.is_multiple_of(block))
-    }
-}
-
-/// `count` elements from `start` on, if there are any.
-///
-/// # Safety
-/// The processor must have the vector's instruction set.
-#[inline(always)]
-#[expect(clippy::manual_map, reason = "a closure is not sure to be compiled for the instruction set")]
-unsafe fn load<V: Vector>(v: Option<&[f32]>, start: usize, count: usize) -> Option<V> {
-    match v {
-        // SAFETY: a slice of that length.
-        Some(v) => Some(unsafe { V::load_first(count, v[start..start + count].as_ptr()) }),
-        None => None,
-    }
-}
-
-/// Lays out some columns of the rows from `first` on, as [columns][lanes].
-struct LayOut<'a> {
-    x: ArrayView2<'a, f32>,
-    first: usize,
-    columns: Range<usize>,
-    gain: Option<&'a [f32]>,
-    lanes: usize,
-    data: &'a mut [f32],
-}
-
-impl Run for LayOut<'_> {
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let LayOut { x, first, columns, gain, lanes, data } = self;
-        for start in columns.clone().step_by(V::LANES) {
-            let width = (columns.end - start).min(V::LANES);
-            // SAFETY: `width` keeps loads inside of the gain, and of a row that is there and contiguous; what is stored is a
-            // slice of a vector's length.
-            unsafe {
-                let gain = load(gain, start, width);
-                for lane in (0..lanes).step_by(V::LANES) {
-                    let mut square = [V::zero(); MOST_LANES];
-                    for (i, row) in square.iter_mut().enumerate().take(V::LANES) {
-                        let at = first + lane + i;
-                        if at < x.nrows() {
-                            let from = x.as_ptr().offset(at as isize * x.strides()[0]).add(start);
-                            let loaded = match width == V::LANES {
-                                true => V::load(from),
-                                false => V::load_first(width, from),
-                            };
-                            *row = if let Some(gain) = gain { loaded.mul(gain) } else { loaded };
-                        }
-                    }
-                    V::turn(&mut square);
-                    for (i, column) in square.into_iter().enumerate().take(width) {
-                        let to = &mut data[(start - columns.start + i) * lanes + lane..][..V::LANES];
-                        column.store(to.as_mut_ptr());
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Rows of a matrix w (rows, columns) of a product.
 #[derive(Clone, Copy)]
 pub enum Factor<'a> {
     /// Of any strides.
     View(ArrayView2<'a, f32>),
-    /// So many rows, as [`pack`] leaves them.
+    /// So many rows, as [`Pack`] leaves them.
     Packed(&'a [f32], usize),
 }
 
@@ -413,15 +298,16 @@ unsafe fn block<V: Vector>(
     mut add: bool,
     ahead: &mut Ahead,
 ) {
-    let lanes = lanes(x.isa, x.n, first);
+    let lanes = x.lanes(first);
+    assert!(x.isa().lanes() == V::LANES, "lanes of the vectors that they were laid out for");
     assert!(
-        columns.end <= x.k && w.columns() == columns.len() && sums.len() == w.rows() * lanes,
+        columns.end <= x.columns() && w.columns() == columns.len() && sums.len() == w.rows() * lanes,
         "factors of one size"
     );
     let depth = columns.len().div_ceil(parts::<V>(columns.len()).max(1)).max(1);
     for start in (0..columns.len()).step_by(depth) {
         let part = start..columns.len().min(start + depth);
-        let x = &x.data[first * x.k + (columns.start + start) * lanes..][..part.len() * lanes];
+        let x = x.part(first, columns.start + part.start..columns.start + part.end);
         // SAFETY: w has these columns, x as many rows of `lanes`, and `sums` one of them for each row of w.
         unsafe { tiles::<V>(lanes / V::LANES, w, part, (x.as_ptr(), lanes), (sums.as_mut_ptr(), lanes), add, ahead) };
         add = true;
@@ -459,13 +345,13 @@ impl Run for SumOfProducts<'_, '_, '_> {
         let x = terms.first().expect("a sum has terms").x;
         let ahead = |term: &LanesTerm| match term.goes_on {
             true => Ahead::behind(&term.w)
-                .within(n.div_ceil(x.isa.block()) * parts::<V>(term.columns.len()) * j.div_ceil(ROWS)),
+                .within(n.div_ceil(x.isa().block()) * parts::<V>(term.columns.len()) * j.div_ceil(ROWS)),
             false => Ahead::nothing(),
         };
         // Of one term at most.
         let mut ahead = terms.iter().find(|term| term.goes_on).map_or(Ahead::nothing(), ahead);
         for start in (0..n).step_by(V::LANES * V::VECTORS) {
-            let sums = &mut sums[..j * lanes(x.isa, x.n, first + start)];
+            let sums = &mut sums[..j * x.lanes(first + start)];
             for (i, LanesTerm { x, columns, w, .. }) in terms.iter().enumerate() {
                 // SAFETY: by the caller's word.
                 unsafe { block::<V>(x, columns, first + start, &Factor::View(*w), sums, i > 0, &mut ahead) };
@@ -493,70 +379,11 @@ impl Run for Blocks<'_, '_> {
     unsafe fn run<V: Vector>(self) {
         let Blocks { x, columns, w, rows, sums, add, ahead } = self;
         assert!(x.in_blocks(&rows), "whole blocks, but for the last");
-        let tiles = rows.len().div_ceil(x.isa.block()) * parts::<V>(columns.len()) * w.rows().div_ceil(ROWS);
+        let tiles = rows.len().div_ceil(x.isa().block()) * parts::<V>(columns.len()) * w.rows().div_ceil(ROWS);
         let mut ahead = ahead.within(tiles);
-        for (first, sums) in rows.step_by(x.isa.block()).zip(sums.chunks_mut(x.isa.block() * w.rows().max(1))) {
+        for (first, sums) in rows.step_by(x.isa().block()).zip(sums.chunks_mut(x.isa().block() * w.rows().max(1))) {
             // SAFETY: by the caller's word.
             unsafe { block::<V>(x, &columns, first, &w, sums, add, &mut ahead) };
-        }
-    }
-}
-
-/// y becomes the sums [columns of y][lanes] of its rows, or they are added to it, as `finish` says.
-pub struct Write<'a, 'b> {
-    pub sums: &'a [f32],
-    pub finish: &'a Finish<'a>,
-    pub y: ArrayViewMut2<'b, f32>,
-}
-
-impl Run for Write<'_, '_> {
-    #[inline(always)]
-    unsafe fn run<V: Vector>(mut self) {
-        // SAFETY: by the caller's word.
-        unsafe { write::<V>(self.sums, 0, self.finish, &mut self.y) }
-    }
-}
-
-/// Writes sums [rows of w][lanes] to the rows of y from `first` on.
-///
-/// # Safety
-/// The processor must have the vector's instruction set.
-#[inline(always)]
-unsafe fn write<V: Vector>(sums: &[f32], first: usize, finish: &Finish, y: &mut ArrayViewMut2<f32>) {
-    let (n, width) = y.dim();
-    let (stride, lanes) = (y.strides()[0], sums.len() / width.max(1));
-    assert!(width <= 1 || y.strides()[1] == 1, "rows of y are contiguous");
-    assert!([finish.scale, finish.bias].into_iter().flatten().all(|v| v.len() == width), "a value for each column");
-    for start in (0..width).step_by(V::LANES) {
-        let columns = (width - start).min(V::LANES);
-        // SAFETY: `columns` keeps loads and stores inside of rows that are there and contiguous, and of scale and bias, whose
-        // length was checked; sums are read by slices of a vector's length.
-        unsafe {
-            let (scale, bias) = (load(finish.scale, start, columns), load(finish.bias, start, columns));
-            for lane in (0..lanes).step_by(V::LANES) {
-                let mut square = [V::zero(); MOST_LANES];
-                for (i, row) in square.iter_mut().enumerate().take(columns) {
-                    *row = V::load(sums[(start + i) * lanes + lane..][..V::LANES].as_ptr());
-                }
-                V::turn(&mut square);
-                let rows = V::LANES.min(n - (first + lane).min(n));
-                for (i, mut row) in square.into_iter().enumerate().take(rows) {
-                    let to = y.as_mut_ptr().offset((first + lane + i) as isize * stride).add(start);
-                    if let Some(scale) = scale {
-                        row = row.mul(scale);
-                    }
-                    if let Some(bias) = bias {
-                        row = row.add(bias);
-                    }
-                    if finish.add {
-                        row = row.add(V::load_first(columns, to));
-                    }
-                    match columns == V::LANES {
-                        true => row.store(to),
-                        false => row.store_first(columns, to),
-                    }
-                }
-            }
         }
     }
 }

@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod layout;
 mod through;
 #[cfg(target_arch = "x86_64")]
 mod vector;
@@ -15,7 +17,9 @@ use super::matmul::product;
 use super::scratch;
 use crate::profile;
 #[cfg(target_arch = "x86_64")]
-use kernel::{GATHERED, Gather, Lanes, LanesTerm, ROWS, SumOfProducts};
+use kernel::{GATHERED, Gather, LanesTerm, ROWS, SumOfProducts};
+#[cfg(target_arch = "x86_64")]
+use layout::Lanes;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use std::ops::Range;

@@ -1,6 +1,5 @@
 //! dx (n, in) = dy (n, out)·W: W is read in whole rows (of very long ones some hundred columns at a time), as memory is fast, packed
-//! some rows at a time, and their products with all rows of dy added to sums in lanes, which are written once. (96 columns
-//! at a time took 1.05 to 1.2 times as long for 64 rows of dy, `benches/RESULTS.md`.)
+//! some rows at a time, and their products with all rows of dy added to sums in lanes, which are written once.
 
 use super::{Finish, Operand, Term, sum_of_products};
 use crate::cpu::{Stored, for_column_panels};
@@ -53,7 +52,8 @@ impl Term<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod lanes {
-    use super::super::kernel::{Ahead, Blocks, Factor, Lanes, Pack, Write};
+    use super::super::kernel::{Ahead, Blocks, Factor, Pack};
+    use super::super::layout::{Lanes, Write};
     use super::super::vector::Isa;
     use super::super::{Finish, Layout, Term};
     use super::Gradient;
