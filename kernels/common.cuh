@@ -3,6 +3,7 @@
 // to global memory through `ld`, `st` and their kin is counted. Blocks are one-dimensional; a number of threads is a multiple of 32.
 #pragma once
 
+#include <type_traits>
 #ifdef __CUDACC__
 #include <cstdint>
 #define SHIM_COUNT(statement)
@@ -75,6 +76,10 @@ inline uint32_t pack_bf16x2(float low, float high) {
 
 #endif
 
+// x as T has it.
+template <class T>
+__device__ __forceinline__ float rounded(float x) { return to_f32(from_f32<T>(x)); }
+
 // ---- counted access to global memory ----
 
 // Floating-point operations done by this thread, for the table of kernels/README.md.
@@ -133,6 +138,7 @@ __device__ __forceinline__ uint4 pack(const float* x) {
     unsigned words[4];
     for (int i = 0; i < 4; i++) {
         if constexpr (sizeof(T) == 4) words[i] = __float_as_uint(x[i]);
+        else if constexpr (std::is_same_v<T, bf16>) words[i] = pack_bf16x2(x[2 * i], x[2 * i + 1]);
         else words[i] = from_f32<T>(x[2 * i]).bits | unsigned(from_f32<T>(x[2 * i + 1]).bits) << 16;
     }
     return make_uint4(words[0], words[1], words[2], words[3]);
@@ -153,6 +159,14 @@ __device__ __forceinline__ void load_reused(const T* p, float (&x)[W]) {
     } else {
         for (int i = 0; i < W; i++) x[i] = to_f32(ld_reused(p + i));
     }
+}
+// Two or four in one access.
+template <int W>
+__device__ __forceinline__ void load_narrow(const float* p, float (&x)[W]) {
+    if constexpr (W == 4) return load_reused(p, x);
+    const float2 both = ld_reused(reinterpret_cast<const float2*>(p));
+    x[0] = both.x;
+    x[1] = both.y;
 }
 template <int W, class T>
 __device__ __forceinline__ void store(T* p, const float (&x)[W]) {

@@ -14,8 +14,8 @@
 // Bound by bandwidth. With a large b and T = bf16, y − b keeps only bf16's share of b; a caller who minds keeps v before b, and passes no b.
 //
 // compose_dropout: x over strips of 32·W columns, y over 64 rows; a lane keeps its columns, a warp walks rows. backward, bf16: a block takes
-// 32 rows, and all columns where it computes dh, else y over parts of them; a warp takes slices of 32 columns, as the product needs them,
-// and loads 16 rows while it computes with the others. In compose_dropout the vectors add 12 B / 64 rows an element; in backward the
+// 32 rows, and all columns where it computes dh, else y over parts of them; a warp takes 128 columns, two rows at a time, loads the next
+// four rows while it computes with these, and multiplies 16 rows of dz by tensor cores once it has them. In compose_dropout the vectors add 12 B / 64 rows an element; in backward the
 // sums add 4 B / 32 rows, and B, m, n and b come from a cache. magnitude: a block takes 32 columns.
 #include "low_rank.cuh"
 
@@ -88,103 +88,139 @@ __device__ void compose_dropout(const T* base, const T* low, float s, const floa
 // ---- backward ----
 
 constexpr int BACK_WARPS = 16;
-constexpr int BACK_ROWS = 32; // of a block, and of a strip of sums
+constexpr int BACK_ROWS = 32;      // of a block, and of a strip of sums
+constexpr int SLAB = 128;          // columns that a warp takes at a time
+constexpr int PITCH = SLAB + 8;    // of a row of dz in shared memory, so that ldmatrix meets no bank twice
+constexpr int PAIRS = 2;           // of rows whose loads are under way together
 
-// N columns of dh, or none with 0.
-template <int N>
-__device__ void backward(const bf16* dy, const bf16* value, const float* m, const float* n, const float* bias, const float* b, float s,
-    bf16* dz, bf16* rest, bf16* dh, float* partial, int rows, int width, int rank) {
-    constexpr int TILES = BACK_ROWS / 16, COLUMNS = N ? N / 8 : 1;
-    constexpr bool AHEAD = N <= 16; // whether the next rows are loaded while these are multiplied; with more columns registers do not suffice
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first = blockIdx.x * BACK_ROWS, end = min(rows, first + BACK_ROWS);
-    float sum[TILES][COLUMNS][4] = {};
-    const int warp = blockIdx.y * BACK_WARPS + threadIdx.x / 32, warps = gridDim.y * BACK_WARPS;
-    for (int k = warp * SLICE; k < width; k += warps * SLICE) {
-        const int at = k + 8 * t;
-        const bool inside = at < width;
-        // dy and v of this lane's rows of a tile; zeros where there are none.
-        uint4 next[2][2];
-        const auto fetch = [&](int tile) {
+// Part k of a slab of B, 16 of its rows, as the right operand of the products by N columns: column COLUMNS·g + j of B is column g of j.
+template <int COLUMNS>
+__device__ __forceinline__ void part_of(const float* b, int k, int width, int rank, uint32_t (&right)[COLUMNS][2]) {
+    const int lane = threadIdx.x % 32, column = COLUMNS * (lane / 4);
+    float x[4][COLUMNS] = {};
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int row = first + 16 * tile + 8 * i + g;
-                const size_t place = size_t(row) * width;
-                next[i][0] = inside && row < end ? eight(dy + place, at, width) : make_uint4(0, 0, 0, 0);
-                next[i][1] = inside && row < end ? eight(value + place, at, width) : make_uint4(0, 0, 0, 0);
-            }
-        };
-        if (AHEAD) fetch(0);
-        float gain[8], shift[8], of_column[8] = {};
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const bool column = at + i < width;
-            const float norm = column ? ld_reused(n + at + i) : 0.0f;
-            gain[i] = norm == 0.0f ? 1.0f : ld_reused(m + at + i) / norm;
-            shift[i] = bias && column ? ld_reused(bias + at + i) : 0.0f;
-        }
-        uint4 p[COLUMNS];
-#pragma unroll
-        for (int j = 0; N && j < COLUMNS; j++) {
-            float x[8];
-            eight_of<false>(b, 8 * j + g, at, width, rank, x);
-            p[j] = pack<bf16>(x);
-        }
-#pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            uint4 scaled[2];
-            if (!AHEAD) fetch(tile);
-            const uint4 now[2][2] = {{next[0][0], next[0][1]}, {next[1][0], next[1][1]}};
-            if (AHEAD && tile + 1 < TILES) fetch(tile + 1);
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float x[8], v[8];
-                unpack<bf16>(now[i][0], x);
-                unpack<bf16>(now[i][1], v);
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    of_column[e] += x[e] * (v[e] - shift[e]);
-                    v[e] = (gain[e] - 1.0f) * x[e];
-                    x[e] *= gain[e];
-                }
-                scaled[i] = pack<bf16>(x);
-                const int row = first + 16 * tile + 8 * i + g;
-                if (row < end && inside) {
-                    store_eight(dz + size_t(row) * width, at, width, scaled[i]);
-                    if (rest) store_eight(rest + size_t(row) * width, at, width, pack<bf16>(v));
-                }
-                flops((rest ? 6 : 4) * 8);
-            }
-            if constexpr (N > 0) {
-                multiply_eights(sum[tile], scaled[0], scaled[1], p);
-                flops(N * SLICE);
-            }
-        }
-#pragma unroll
-        for (int e = 0; e < 8; e++) {
-#pragma unroll
-            for (int bits = 4; bits < 32; bits *= 2) of_column[e] += __shfl_xor_sync(0xFFFFFFFF, of_column[e], bits);
-        }
-        if (g != 0 || !inside) continue;
-        float* sums = partial + size_t(blockIdx.x) * width + at;
-        if (width % 8 == 0) {
-            store(sums, of_column);
+    for (int i = 0; i < 4; i++) {
+        const int row = k + 2 * (lane % 4) + 8 * (i / 2) + i % 2;
+        const float* own = b + size_t(row) * rank + column;
+        if (rank % COLUMNS == 0) {
+            if (row < width && column < rank) load_narrow(own, x[i]);
         } else {
 #pragma unroll
-            for (int e = 0; e < 8; e++) {
-                if (at + e < width) st(sums + e, of_column[e]);
+            for (int j = 0; j < COLUMNS; j++) {
+                if (row < width && column + j < rank) x[i][j] = ld_reused(own + j);
             }
         }
     }
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++) {
+        right[j][0] = pack_bf16x2(x[0][j], x[1][j]);
+        right[j][1] = pack_bf16x2(x[2][j], x[3][j]);
+    }
+}
+
+// N columns of dh, or none with 0. A warp has a row's 256 bytes in half of its lanes, and hands dz on to the product in shared memory.
+template <int N>
+__device__ void backward_slabs(const bf16* dy, const bf16* value, const float* m, const float* n, const float* bias, const float* b,
+    float s, bf16* dz, bf16* rest, bf16* dh, float* partial, int rows, int width, int rank) {
+    constexpr int TILES = BACK_ROWS / 16, COLUMNS = N ? N / 8 : 1, PARTS = SLAB / 16, BATCHES = 16 / (2 * PAIRS);
+    constexpr bool HELD = N == 16; // whether registers suffice to keep B for both tiles
+    constexpr int UNROLL = HELD ? PARTS : 1;
+    const int lane = threadIdx.x % 32, half = lane / 16, first = blockIdx.x * BACK_ROWS, end = min(rows, first + BACK_ROWS);
+    bf16* staged = reinterpret_cast<bf16*>(dynamic_smem()) + threadIdx.x / 32 * 16 * PITCH;
+    float sum[TILES][COLUMNS][4] = {};
+    const int warp = blockIdx.y * BACK_WARPS + threadIdx.x / 32, warps = gridDim.y * BACK_WARPS;
+    for (int slab = warp * SLAB; slab < width; slab += warps * SLAB) {
+        const int at = slab + lane % 16 * 8;
+        const bool inside = at < width;
+        // dy and v of this lane's rows of a batch; zeros where there are none.
+        uint4 next[PAIRS][2];
+        int row = first + half; // this lane's first of the batch
+        const auto fetch = [&](int row) {
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++) {
+                const size_t place = size_t(row + 2 * i) * width + at;
+                const bool own = inside && row + 2 * i < end;
+                next[i][0] = own ? ld16(dy + place) : make_uint4(0, 0, 0, 0);
+                next[i][1] = own ? ld16(value + place) : make_uint4(0, 0, 0, 0);
+            }
+        };
+        fetch(row);
+        float gain[8] = {}, shift[8] = {}, of_column[8] = {};
+        if (inside) {
+            float norm[8];
+            load_reused(n + at, norm);
+            load_reused(m + at, gain);
+            if (bias) load_reused(bias + at, shift);
+#pragma unroll
+            for (int e = 0; e < 8; e++) gain[e] = norm[e] == 0.0f ? 1.0f : gain[e] / norm[e];
+        }
+        uint32_t right[HELD ? PARTS : 1][COLUMNS][2];
+#pragma unroll
+        for (int part = 0; HELD && part < PARTS; part++) part_of<COLUMNS>(b, slab + 16 * part, width, rank, right[part]);
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            bf16* to = staged + half * PITCH + lane % 16 * 8;
+#pragma unroll 1
+            for (int batch = 0; batch < BATCHES; batch++, row += 2 * PAIRS, to += 2 * PAIRS * PITCH) {
+                uint4 now[PAIRS][2];
+#pragma unroll
+                for (int i = 0; i < PAIRS; i++) {
+                    now[i][0] = next[i][0];
+                    now[i][1] = next[i][1];
+                }
+                fetch(row + 2 * PAIRS);
+#pragma unroll
+                for (int i = 0; i < PAIRS; i++) {
+                    float x[8], v[8];
+                    unpack<bf16>(now[i][0], x);
+                    unpack<bf16>(now[i][1], v);
+                    const bool own = inside && row + 2 * i < end;
+                    const size_t place = size_t(row + 2 * i) * width + at;
+#pragma unroll
+                    for (int e = 0; e < 8; e++) of_column[e] += x[e] * (v[e] - shift[e]);
+                    if (rest) {
+#pragma unroll
+                        for (int e = 0; e < 8; e++) v[e] = (gain[e] - 1.0f) * x[e];
+                        if (own) store(rest + place, v);
+                    }
+#pragma unroll
+                    for (int e = 0; e < 8; e++) x[e] *= gain[e];
+                    const uint4 scaled = pack<bf16>(x);
+                    if (own) st16(dz + place, scaled);
+                    if (N > 0) *reinterpret_cast<uint4*>(to + 2 * i * PITCH) = scaled;
+                    flops((rest ? 6 : 4) * 8);
+                }
+            }
+            if constexpr (N > 0) {
+                __syncwarp();
+#pragma unroll UNROLL
+                for (int part = 0; part < PARTS; part++) {
+                    if (!HELD) part_of<COLUMNS>(b, slab + 16 * part, width, rank, right[0]);
+                    uint32_t left[4];
+                    ldmatrix_x4(left, staged + lane % 16 * PITCH + 16 * part + half * 8);
+#pragma unroll
+                    for (int j = 0; j < COLUMNS; j++) mma_m16n8k16_bf16(sum[tile][j], left, right[HELD ? part : 0][j], sum[tile][j]);
+                    flops(N * 16);
+                }
+                __syncwarp();
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) of_column[e] += __shfl_xor_sync(0xFFFFFFFF, of_column[e], 16);
+        if (half == 0 && inside) store(partial + size_t(blockIdx.x) * width + at, of_column);
+    }
     if constexpr (N > 0) {
+        __syncthreads(); // dz's place becomes the sums'
         add_warps<BACK_WARPS>(sum);
         if (threadIdx.x >= 32) return;
+        const int g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++) {
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    const int r = first + 16 * i + 8 * (e / 2) + g, column = 8 * j + 2 * t + e % 2;
+                    const int r = first + 16 * i + 8 * (e / 2) + g, column = COLUMNS * (2 * t + e % 2) + j;
                     if (r < rows && column < rank) st(dh + size_t(r) * rank + column, from_f32<bf16>(s * sum[i][j][e]));
                 }
             }
@@ -192,9 +228,10 @@ __device__ void backward(const bf16* dy, const bf16* value, const float* m, cons
     }
 }
 
-// A thread takes columns, and then a warp rows of dh.
-__device__ void backward(const float* dy, const float* value, const float* m, const float* n, const float* bias, const float* b, float s,
-    float* dz, float* rest, float* dh, float* partial, int rows, int width, int rank) {
+// A thread takes columns, and then a warp rows of dh: for f32, and rows that are not aligned to sixteen bytes.
+template <class T>
+__device__ void backward_columns(const T* dy, const T* value, const float* m, const float* n, const float* bias, const float* b, float s,
+    T* dz, T* rest, T* dh, float* partial, int rows, int width, int rank) {
     const int first = blockIdx.x * BACK_ROWS, end = min(rows, first + BACK_ROWS);
     const int thread = blockIdx.y * blockDim.x + threadIdx.x, threads = gridDim.y * blockDim.x;
     for (int column = thread; column < width; column += threads) {
@@ -203,10 +240,10 @@ __device__ void backward(const float* dy, const float* value, const float* m, co
         float sum = 0.0f;
         for (int row = first; row < end; row++) {
             const size_t at = size_t(row) * width + column;
-            const float x = ld(dy + at);
-            sum += x * (ld(value + at) - shift);
-            st(dz + at, gain * x);
-            if (rest) st(rest + at, (gain - 1.0f) * x);
+            const float x = to_f32(ld(dy + at));
+            sum += x * (to_f32(ld(value + at)) - shift);
+            st(dz + at, from_f32<T>(gain * x));
+            if (rest) st(rest + at, from_f32<T>((gain - 1.0f) * x));
             flops(rest ? 6 : 4);
         }
         st(partial + size_t(blockIdx.x) * width + column, sum);
@@ -217,11 +254,11 @@ __device__ void backward(const float* dy, const float* value, const float* m, co
         for (int k = 0; k < rank; k++) {
             float sum = 0.0f;
             for (int i = threadIdx.x % 32; i < width; i += 32) {
-                sum += ld_reused(dz + size_t(row) * width + i) * ld_reused(b + size_t(i) * rank + k);
+                sum += to_f32(ld_reused(dz + size_t(row) * width + i)) * rounded<T>(ld_reused(b + size_t(i) * rank + k));
                 flops(2);
             }
             sum = warp_sum(sum);
-            if (threadIdx.x % 32 == 0) st(dh + size_t(row) * rank + k, s * sum);
+            if (threadIdx.x % 32 == 0) st(dh + size_t(row) * rank + k, from_f32<T>(s * sum));
         }
     }
 }
@@ -291,13 +328,14 @@ extern "C" __global__ void __launch_bounds__(256) dora_compose_dropout_bf16(cons
 }
 extern "C" __global__ void __launch_bounds__(512) dora_backward_f32(const float* dy, const float* value, const float* m, const float* n,
     const float* bias, const float* b, float s, float* dz, float* rest, float* dh, float* partial, int rows, int width, int rank) {
-    backward(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
+    backward_columns(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
 }
 extern "C" __global__ void __launch_bounds__(512, 1) dora_backward_bf16(const bf16* dy, const bf16* value, const float* m, const float* n,
     const float* bias, const float* b, float s, bf16* dz, bf16* rest, bf16* dh, float* partial, int rows, int width, int rank) {
-    if (!dh) backward<0>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
-    else if (rank <= 16) backward<16>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
-    else backward<32>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
+    if (width % 8 != 0) backward_columns(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
+    else if (!dh) backward_slabs<0>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
+    else if (rank <= 16) backward_slabs<16>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
+    else backward_slabs<32>(dy, value, m, n, bias, b, s, dz, rest, dh, partial, rows, width, rank);
 }
 extern "C" __global__ void __launch_bounds__(256) dora_magnitude_f32(float* dm, const float* partial, const float* dy, const float* x,
     const float* h, const float* w, const float* b, const float* m, const float* n, float s, int strips, int rows, int inner, int rank,

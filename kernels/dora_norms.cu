@@ -1,14 +1,18 @@
 // Norms of the rows o of W + sBA without forming it, and what else DoRA does once for a weight instead of once for a batch.
 //
 //   dora_row_norms_squared  Σ_i W_oi², once when the adapter goes on.                  T: 1 element of traffic, 1 FMA
-//   dora_gram               G = A·Aᵀ (r, r).                                           A: 4 B, r FMAs
-//   dora_norms              n_o² = ‖W_o‖² + 2s·Σ_k B_ok U_ok + s²·Σ_k B_ok (B_o·G)_k, U = W·Aᵀ, clamped at 0; once per optimizer step.
+//   dora_gram               G = A·Aᵀ (r, r), for many layers.                          A: 4 B, r FMAs
+//   dora_norms              n_o² = ‖W_o‖² + 2s·Σ_k B_ok U_ok + s²·Σ_k B_ok (B_o·G)_k, U = W·Aᵀ, clamped at 0; once per optimizer step,
+//                           for many layers.
 //   dora_merge              w_o ← w_o · m_o/‖w_o‖ (unchanged where the norm is 0), w = W + sBA already formed.
 //
 // W (out, in) of T; A (r, in), B (out, r), G and n (out) of f32; A and B are rounded to T, as in the products of low_rank.cu. Every output is
 // overwritten. Sums over the rank are f64: the terms may cancel. Where the sum is below 1 % of the sizes of its terms, f32 rounding of U
 // and G would show, and the block computes those rows from W's row and B·A's, in f64, a strip of elements a thread, never a dense
 // matrix. (The same rule as in crates/dora-tensor/src/ops/dora/norms.rs.)
+//
+// layers: a table of `count` layers, twenty words each: the addresses of W, A, B, ‖W‖² (out), n and G, aligned to 16; out, in, r; s; rows of a
+// block of dora_norms; its first block in dora_norms and in dora_gram; a word for alignment.
 //
 // dora_gram: a block takes a row of G and 8 columns, a warp an element. dora_norms: a block takes 16 rows, or 32 where the rank is at
 // most 16 and that still fills a card. Up to 32 columns of U at a time come from tensor cores (low_rank.cuh) and stay in shared memory;
@@ -17,7 +21,40 @@
 // each of W's elements. A cancelled row costs in · r FMAs in f64.
 #include "low_rank.cuh"
 
-constexpr int MOST = 32; // rows of a block of dora_norms
+constexpr int MOST = 32;  // rows of a block of dora_norms
+constexpr int WORDS = 20; // of a layer in the table
+
+template <class T>
+struct Layer {
+    const T* w;
+    const float *a, *b, *base;
+    float *n, *gram;
+    int out, inner, rank;
+    float s;
+    int rows, block; // of dora_norms; this block's number among the layer's own
+};
+
+// The layer that this block works on: the last one whose first block, its word `first`, is not behind it.
+template <class T>
+__device__ __forceinline__ Layer<T> layer_of_block(const unsigned* layers, int count, int first) {
+    int own = -1;
+    for (int i = 0; i < count; i += 32) {
+        const int layer = i + threadIdx.x % 32;
+        const bool before = layer < count && ld_reused(layers + size_t(layer) * WORDS + first) <= blockIdx.x;
+        own += __popc(__ballot_sync(0xFFFFFFFF, before));
+    }
+    const unsigned* at = layers + size_t(own) * WORDS;
+    unsigned x[WORDS];
+#pragma unroll
+    for (int i = 0; i < WORDS; i += 4) {
+        const uint4 four = ld_reused(reinterpret_cast<const uint4*>(at + i));
+        x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+    }
+    const auto address = [&](int i) { return uintptr_t(x[i]) | uintptr_t(x[i + 1]) << 32; };
+    const auto floats = [&](int i) { return reinterpret_cast<float*>(address(i)); };
+    return {reinterpret_cast<const T*>(address(0)), floats(2), floats(4), floats(6), floats(8), floats(10), int(x[12]), int(x[13]),
+        int(x[14]), __uint_as_float(x[15]), int(x[16]), int(blockIdx.x - (first == 17 ? x[17] : x[18]))};
+}
 
 // A warp a row.
 template <int W, class T>
@@ -37,13 +74,8 @@ __device__ void row_norms_squared(float* norms, const T* w, int out, int inner) 
     if (threadIdx.x % 32 == 0) st(norms + row, sum);
 }
 
-template <class T>
-__device__ __forceinline__ float rounded(float x) { return to_f32(from_f32<T>(x)); }
-
 template <int W, class T>
-__device__ void gram(float* g, const float* a, int inner, int rank) {
-    const int row = blockIdx.x, column = blockIdx.y * WARPS + threadIdx.x / 32;
-    if (column >= rank) return;
+__device__ void gram(float* g, const float* a, int row, int column, int inner, int rank) {
     float sum = 0.0f;
 #pragma unroll 4
     for (int i = threadIdx.x % 32 * W; i < inner; i += 32 * W) {
@@ -116,10 +148,10 @@ __device__ float exact_norm(const T* w, const float* a, const float* b, float s,
 }
 
 template <int TILES, int N, class T>
-__device__ __forceinline__ void norms(Tiles& tiles, float* n, const float* base, const float* gram, const T* w, const float* a,
-    const float* b, float s, int out, int inner, int rank) {
+__device__ __forceinline__ void norms(Tiles& tiles, const Layer<T>& layer) {
     constexpr int TILE = 16 * TILES, OWN = TILE / WARPS; // rows of the block, of a warp
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = blockIdx.x * TILE;
+    const auto [w, a, b, base, n, gram, out, inner, rank, s, rows, block] = layer;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first = block * TILE;
     double twice[OWN] = {}, square[OWN] = {};
     const int last = N == 16 ? 16 : rank; // so that with 16 there is no loop, and no sum to be kept through the product
     for (int k = 0; k < last; k += 32) {
@@ -177,23 +209,27 @@ extern "C" __global__ void __launch_bounds__(256) dora_row_norms_squared_f32(flo
 extern "C" __global__ void __launch_bounds__(256) dora_row_norms_squared_bf16(float* norms, const bf16* w, int out, int inner) {
     inner % PER16<bf16> == 0 ? row_norms_squared<PER16<bf16>>(norms, w, out, inner) : row_norms_squared<1>(norms, w, out, inner);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_gram_f32(float* g, const float* a, int inner, int rank) {
-    inner % 4 == 0 ? gram<4, float>(g, a, inner, rank) : gram<1, float>(g, a, inner, rank);
+template <class T>
+__device__ __forceinline__ void gram(const unsigned* layers, int count) {
+    const auto layer = layer_of_block<T>(layers, count, 18);
+    const int row = layer.block % layer.rank, column = layer.block / layer.rank * WARPS + threadIdx.x / 32;
+    if (column >= layer.rank) return;
+    layer.inner % 4 == 0 ? gram<4, T>(layer.gram, layer.a, row, column, layer.inner, layer.rank)
+                         : gram<1, T>(layer.gram, layer.a, row, column, layer.inner, layer.rank);
 }
-extern "C" __global__ void __launch_bounds__(256) dora_gram_bf16(float* g, const float* a, int inner, int rank) {
-    inner % 4 == 0 ? gram<4, bf16>(g, a, inner, rank) : gram<1, bf16>(g, a, inner, rank);
-}
-extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_f32(float* n, const float* base, const float* gram, const float* w,
-    const float* a, const float* b, float s, int out, int inner, int rank) {
+
+extern "C" __global__ void __launch_bounds__(256) dora_gram_f32(const unsigned* layers, int count) { gram<float>(layers, count); }
+extern "C" __global__ void __launch_bounds__(256) dora_gram_bf16(const unsigned* layers, int count) { gram<bf16>(layers, count); }
+extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_f32(const unsigned* layers, int count) {
     __shared__ Tiles tiles;
-    norms<1, 32>(tiles, n, base, gram, w, a, b, s, out, inner, rank);
+    norms<1, 32>(tiles, layer_of_block<float>(layers, count, 17));
 }
-extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_bf16(float* n, const float* base, const float* gram, const bf16* w,
-    const float* a, const float* b, float s, int out, int inner, int rank) {
+extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_bf16(const unsigned* layers, int count) {
     __shared__ Tiles tiles;
-    if (rank > 16) norms<1, 32>(tiles, n, base, gram, w, a, b, s, out, inner, rank);
-    else if (int(gridDim.x) * 16 >= out) norms<1, 16>(tiles, n, base, gram, w, a, b, s, out, inner, rank);
-    else norms<2, 16>(tiles, n, base, gram, w, a, b, s, out, inner, rank);
+    const auto layer = layer_of_block<bf16>(layers, count, 17);
+    if (layer.rank > 16) norms<1, 32>(tiles, layer);
+    else if (layer.rows == 16) norms<1, 16>(tiles, layer);
+    else norms<2, 16>(tiles, layer);
 }
 // A block a row.
 extern "C" __global__ void __launch_bounds__(256) dora_merge_f32(float* w, const float* m, int inner) {

@@ -8,9 +8,9 @@
 // Least traffic: x once; z and y once. P comes from a cache, h in compose too. In bf16 2 B an element of x, 4 B of y, beside 2·r FLOPs
 // on tensor cores, so memory decides up to r of about 200.
 //
-// project, bf16: a block takes 32 rows and 16 or 32 columns of h (low_rank.cuh). compose, bf16: a warp takes 32 columns and 32 rows at a
-// time, of as many as the grid leaves it; the columns of four mma are interleaved so that a lane's eight results lie side by side; z
-// and, up to r = 16, h of the next rows are loaded before these are multiplied. f32 is for tests.
+// project, bf16: a block takes 32 rows and 16 or 32 columns of h (low_rank.cuh). compose, bf16: a warp takes 64 columns and 16 rows at a
+// time, of as many as the grid leaves it. P is the left operand, and four mma's columns are interleaved: eight lanes hold the 128
+// bytes of a row that lie side by side. z and, up to r = 16, h of the next rows are loaded before these are multiplied. f32 is for tests.
 #include "low_rank.cuh"
 
 // ---- project ----
@@ -62,26 +62,26 @@ __device__ void project(float* h, const float* x, const float* p, float s, int b
 
 // ---- compose ----
 
-constexpr int TILE = 16; // rows that a warp multiplies at a time
-constexpr int BATCH = 2; // tiles whose loads are under way together
+constexpr int STRIP = 64; // columns of a warp
+constexpr int GROUPS = 2; // of eight rows, whose loads are under way together
 
-// The rows of a block, from `row` on to before `end`: whole batches.
+// The rows of a block, from `row` on to before `end`: whole groups.
 __device__ __forceinline__ void block_rows(int rows, int& row, int& end) {
-    const int batches = (rows + BATCH * TILE - 1) / (BATCH * TILE), own = (batches + int(gridDim.y) - 1) / int(gridDim.y) * BATCH * TILE;
+    constexpr int STEP = 8 * GROUPS;
+    const int steps = (rows + STEP - 1) / STEP, own = (steps + int(gridDim.y) - 1) / int(gridDim.y) * STEP;
     row = int(blockIdx.y) * own;
     end = min(rows, row + own);
 }
 
 // P for a column of y: the elements k to k + 3 along the sum.
-template <bool BY_ROWS>
-__device__ __forceinline__ uint2 four_of(const float* p, int column, int k, int width, int rank) {
+__device__ __forceinline__ uint2 four_of(const float* p, int by_rows, int column, int k, int width, int rank) {
     float x[4] = {};
-    if (!BY_ROWS && rank % 4 == 0) {
+    if (!by_rows && rank % 4 == 0) {
         if (column < width && k < rank) load_reused(p + size_t(column) * rank + k, x);
     } else {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const size_t at = BY_ROWS ? size_t(k + i) * width + column : size_t(column) * rank + k + i;
+            const size_t at = by_rows ? size_t(k + i) * width + column : size_t(column) * rank + k + i;
             if (column < width && k + i < rank) x[i] = ld_reused(p + at);
         }
     }
@@ -101,96 +101,113 @@ __device__ __forceinline__ float gain_of(const float* m, const float* n, int col
     return norm == 0.0f ? 1.0f : ld_reused(m + column) / norm;
 }
 
-// With STEPS, the rank is at most 16 · STEPS and P stays in registers; with 0 it is read again for each tile.
-template <int STEPS, bool BY_ROWS>
+// A thread takes columns of a block's 512: for f32, and rows that are not aligned to sixteen bytes.
+template <class T>
+__device__ void compose_columns(const T* z, const T* h, const float* p, float s, const float* m, const float* n, const float* bias, T* y,
+    int by_rows, int rows, int width, int rank) {
+    int begin, end;
+    block_rows(rows, begin, end);
+    for (int column = blockIdx.x * 512 + threadIdx.x; column < min(width, int(blockIdx.x + 1) * 512); column += blockDim.x) {
+        const float gain = gain_of(m, n, column), shift = bias ? ld_reused(bias + column) : 0.0f;
+        for (int row = begin; row < end; row++) {
+            float sum = 0.0f;
+            for (int k = 0; k < rank; k++) {
+                const size_t at = by_rows ? size_t(k) * width + column : size_t(column) * rank + k;
+                sum += to_f32(ld_reused(h + size_t(row) * rank + k)) * rounded<T>(ld_reused(p + at));
+            }
+            const size_t at = size_t(row) * width + column;
+            st(y + at, from_f32<T>(gain * ((z ? to_f32(ld(z + at)) : 0.0f) + s * sum) + shift));
+            flops(2 * rank + 4);
+        }
+    }
+}
+
+// With STEPS, the rank is at most 16 · STEPS and P stays in registers; with 0 it is read again for each group of rows.
+template <int STEPS>
 __device__ void compose_rows(const bf16* z, const bf16* h, const float* p, float s, const float* m, const float* n, const float* bias,
-    bf16* y, int rows, int width, int rank) {
+    bf16* y, int by_rows, int rows, int width, int rank) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * 32, own = first + 8 * t;
+    const int first = (blockIdx.x * WARPS + threadIdx.x / 32) * STRIP, own = first + 8 * g;
     int begin, end;
     block_rows(rows, begin, end);
     if (first >= width || begin >= end) return;
-    // A lane's parts of z and of h for a batch of rows, on their way while the one before is multiplied.
+    const bool inside = own < width;
+    // A lane's parts of z and of h for some groups of rows, on their way while those before are multiplied.
     constexpr int AHEAD = STEPS == 1 ? 1 : 0;
-    uint4 next[BATCH][2];
-    uint2 next_h[BATCH][2];
+    uint4 next[GROUPS][2];
+    uint2 next_h[GROUPS];
     const auto fetch = [&](int row) {
 #pragma unroll
-        for (int i = 0; i < 2 * BATCH; i++) {
-            const int r = row + 8 * i + g;
-            next[i / 2][i % 2] = z && r < end && own < width ? eight(z + size_t(r) * width, own, width) : make_uint4(0, 0, 0, 0);
-            if (AHEAD) next_h[i / 2][i % 2] = four(h + size_t(min(r, rows - 1)) * rank, 4 * t, rank);
+        for (int i = 0; i < GROUPS; i++) {
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int r = row + 8 * i + 2 * t + e;
+                next[i][e] = z && r < end && inside ? ld16(z + size_t(r) * width + own) : make_uint4(0, 0, 0, 0);
+            }
+            if (AHEAD) next_h[i] = four(h + size_t(min(row + 8 * i + g, rows - 1)) * rank, 4 * t, rank);
         }
     };
     fetch(begin);
     float gain[8], shift[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        gain[i] = own + i < width ? gain_of(m, n, own + i) : 0.0f;
-        shift[i] = bias && own + i < width ? ld_reused(bias + own + i) : 0.0f;
+        gain[i] = inside ? gain_of(m, n, own + i) : 0.0f;
+        shift[i] = bias && inside ? ld_reused(bias + own + i) : 0.0f;
     }
-    // Column 2t + e of product j is column 8t + 2j + e of the warp's: here 2t + e = g.
-    const int column = first + g / 2 * 8 + g % 2;
-    uint2 held[STEPS ? STEPS : 1][4];
+    // Rows g and g + 8 of product j are columns 8g + 2j and 8g + 2j + 1 of the warp's.
+    uint2 held[STEPS ? STEPS : 1][4][2];
+    const auto hold = [&](int step, int k) {
 #pragma unroll
-    for (int step = 0; step < STEPS; step++) {
+        for (int j = 0; j < 8; j++) held[step][j / 2][j % 2] = four_of(p, by_rows, own + j, k + 4 * t, width, rank);
+    };
 #pragma unroll
-        for (int j = 0; j < 4; j++) held[step][j] = four_of<BY_ROWS>(p, column + 2 * j, 16 * step + 4 * t, width, rank);
-    }
-    for (int row = begin; row < end; row += BATCH * TILE) {
-        uint4 x[BATCH][2];
-        uint2 now[BATCH][2];
+    for (int step = 0; step < STEPS; step++) hold(step, 16 * step);
+    for (int row = begin; row < end; row += 8 * GROUPS) {
+        uint4 x[GROUPS][2];
+        uint2 now[GROUPS];
 #pragma unroll
-        for (int i = 0; i < 2 * BATCH; i++) {
-            x[i / 2][i % 2] = next[i / 2][i % 2];
-            if (AHEAD) now[i / 2][i % 2] = next_h[i / 2][i % 2];
+        for (int i = 0; i < GROUPS; i++) {
+            x[i][0] = next[i][0];
+            x[i][1] = next[i][1];
+            if (AHEAD) now[i] = next_h[i];
         }
-        fetch(row + BATCH * TILE);
+        fetch(row + 8 * GROUPS);
 #pragma unroll
-        for (int tile = 0; tile < BATCH; tile++) {
-            const int r = row + tile * TILE + g;
-            const bf16 *upper = h + size_t(min(r, rows - 1)) * rank, *lower = h + size_t(min(r + 8, rows - 1)) * rank;
+        for (int i = 0; i < GROUPS; i++) {
+            const bf16* own_h = h + size_t(min(row + 8 * i + g, rows - 1)) * rank;
             float sum[4][4] = {};
-            const auto multiply = [&](int k, const uint2(&b)[4]) {
-                const uint2 up = AHEAD ? now[tile][0] : four(upper, k, rank), low = AHEAD ? now[tile][1] : four(lower, k, rank);
-                const uint32_t a[4] = {up.x, low.x, up.y, low.y};
+            const auto multiply = [&](int k, const uint2(&left)[4][2]) {
+                const uint2 right = AHEAD ? now[i] : four(own_h, k + 4 * t, rank);
+                const uint32_t of[2] = {right.x, right.y};
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    const uint32_t of[2] = {b[j].x, b[j].y};
-                    mma_m16n8k16_bf16(sum[j], a, of, sum[j]);
+                    const uint32_t columns[4] = {left[j][0].x, left[j][1].x, left[j][0].y, left[j][1].y};
+                    mma_m16n8k16_bf16(sum[j], columns, of, sum[j]);
                 }
                 flops(2 * 16 * 16);
             };
             if constexpr (STEPS > 0) {
 #pragma unroll
-                for (int step = 0; step < STEPS; step++) multiply(16 * step + 4 * t, held[step]);
+                for (int step = 0; step < STEPS; step++) multiply(16 * step, held[step]);
             } else {
-                for (int k = 4 * t; k < rank + 4 * t; k += 16) {
-#pragma unroll
-                    for (int j = 0; j < 4; j++) held[0][j] = four_of<BY_ROWS>(p, column + 2 * j, k, width, rank);
+                for (int k = 0; k < rank; k += 16) {
+                    hold(0, k);
                     multiply(k, held[0]);
                 }
             }
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                if (r + 8 * half >= end || own >= width) continue;
+            for (int e = 0; e < 2; e++) {
+                const int r = row + 8 * i + 2 * t + e;
+                if (r >= end || !inside) continue;
                 float value[8];
-                unpack<bf16>(x[tile][half], value);
+                unpack<bf16>(x[i][e], value);
 #pragma unroll
-                for (int i = 0; i < 8; i++) value[i] = gain[i] * (value[i] + s * sum[i / 2][2 * half + i % 2]) + shift[i];
+                for (int c = 0; c < 8; c++) value[c] = gain[c] * (value[c] + s * sum[c / 2][2 * (c % 2) + e]) + shift[c];
                 flops(4 * 8);
-                store_eight(y + size_t(r + 8 * half) * width, own, width, pack<bf16>(value));
+                store(y + size_t(r) * width + own, value);
             }
         }
     }
-}
-
-template <bool BY_ROWS>
-__device__ void compose(const bf16* z, const bf16* h, const float* p, float s, const float* m, const float* n, const float* bias,
-    bf16* y, int rows, int width, int rank) {
-    if (rank <= 16) compose_rows<1, BY_ROWS>(z, h, p, s, m, n, bias, y, rows, width, rank);
-    else if (rank <= 32) compose_rows<2, BY_ROWS>(z, h, p, s, m, n, bias, y, rows, width, rank);
-    else compose_rows<0, BY_ROWS>(z, h, p, s, m, n, bias, y, rows, width, rank);
 }
 
 extern "C" __global__ void __launch_bounds__(256) low_rank_project_f32(float* h, const float* x, const float* p, float s, int by_rows,
@@ -201,26 +218,14 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_project_bf16(bf16*
     int rows, int inner, int rank) {
     project(h, x, p, s, by_rows, rows, inner, rank);
 }
-// A thread a column.
 extern "C" __global__ void __launch_bounds__(256) low_rank_compose_f32(const float* z, const float* h, const float* p, float s,
     const float* m, const float* n, const float* bias, float* y, int by_rows, int rows, int width, int rank) {
-    const int column = blockIdx.x * 256 + threadIdx.x;
-    int row, end;
-    block_rows(rows, row, end);
-    if (column >= width) return;
-    const float gain = gain_of(m, n, column), shift = bias ? ld_reused(bias + column) : 0.0f;
-    for (; row < end; row++) {
-        float sum = 0.0f;
-        for (int k = 0; k < rank; k++) {
-            const size_t at = by_rows ? size_t(k) * width + column : size_t(column) * rank + k;
-            sum += ld_reused(h + size_t(row) * rank + k) * ld_reused(p + at);
-        }
-        const size_t at = size_t(row) * width + column;
-        st(y + at, gain * ((z ? ld(z + at) : 0.0f) + s * sum) + shift);
-        flops(2 * rank + 4);
-    }
+    compose_columns(z, h, p, s, m, n, bias, y, by_rows, rows, width, rank);
 }
 extern "C" __global__ void __launch_bounds__(256, 2) low_rank_compose_bf16(const bf16* z, const bf16* h, const float* p, float s,
     const float* m, const float* n, const float* bias, bf16* y, int by_rows, int rows, int width, int rank) {
-    by_rows ? compose<true>(z, h, p, s, m, n, bias, y, rows, width, rank) : compose<false>(z, h, p, s, m, n, bias, y, rows, width, rank);
+    if (width % 8 != 0) compose_columns(z, h, p, s, m, n, bias, y, by_rows, rows, width, rank);
+    else if (rank <= 16) compose_rows<1>(z, h, p, s, m, n, bias, y, by_rows, rows, width, rank);
+    else if (rank <= 32) compose_rows<2>(z, h, p, s, m, n, bias, y, by_rows, rows, width, rank);
+    else compose_rows<0>(z, h, p, s, m, n, bias, y, by_rows, rows, width, rank);
 }

@@ -2,7 +2,7 @@
 //! own frozen weight, which is shared and never copied.
 
 use crate::config::{AdapterConfig, MagnitudeInit, Purpose};
-use crate::dora::Dora;
+use crate::dora::{Dora, Group};
 use crate::error::{Error, Result};
 use crate::factors::{self, Factors};
 use crate::lora::Lora;
@@ -82,10 +82,10 @@ impl Adapter {
     }
 
     fn install(model: &mut dyn Model, config: AdapterConfig, layers: Vec<(Target, Factors)>) -> Result<Self> {
-        let mut linears = model.linears_mut();
+        let (mut linears, group) = (model.linears_mut(), Arc::default());
         let layers = layers.into_iter().map(|(target, factors)| {
             let linear = &mut *linears[target.index];
-            install(linear, &config, target, factors)
+            install(linear, &config, &group, target, factors)
         });
         let layers = layers.collect::<Result<_>>()?;
         Ok(Adapter { config, layers })
@@ -162,7 +162,13 @@ impl Layer {
     }
 }
 
-fn install(linear: &mut Linear, config: &AdapterConfig, target: Target, factors: Factors) -> Result<Trained> {
+fn install(
+    linear: &mut Linear,
+    config: &AdapterConfig,
+    group: &Arc<Group>,
+    target: Target,
+    factors: Factors,
+) -> Result<Trained> {
     let path = &target.linear.path;
     let Base::Frozen { weight, bias } = linear.base() else {
         return Err(Error::NotFrozen { path: path.clone() });
@@ -192,7 +198,7 @@ fn install(linear: &mut Linear, config: &AdapterConfig, target: Target, factors:
     };
     let magnitude = parameter("lora_magnitude_vector", Role::Magnitude, m)?;
     let gradient = if config.exact_norm_gradient { NormGradient::Exact } else { NormGradient::Detached };
-    linear.replace(Box::new(Dora::new(layer, magnitude.clone(), base, gradient)));
+    linear.replace(Box::new(Dora::new(layer, group, magnitude.clone(), base, gradient)));
     Ok(Trained { target, a, b, magnitude: Some(magnitude), zero_rows })
 }
 

@@ -6,12 +6,12 @@ use anyhow::Result;
 use dora_kernels::Element::{BF16, F32, F64, U8, U32};
 use dora_kernels::launch::{
     Angles, AttentionDocument, AttentionGradients, AttentionHeads, AttentionInputs, AttentionTiles, DoraBackward,
-    DoraColumns, DoraComposeDropout, DoraNorms, DoraProjection, Gradients, LowRankBase, LowRankCompose, LowRankFactor,
-    LowRankProject, Nf4ScalesView, Nf4View, RmsNorm, RmsNormBackward, Slot, Slots, adamw, add, attention_backward,
-    attention_forward, cast, cross_entropy, dora_backward, dora_compose_dropout, dora_gram, dora_norms,
-    dora_row_norms_squared, dora_strips, dropout, embedding, low_rank_compose, low_rank_project, nf4_dequantize,
-    nf4_product, nf4_quantize, parts_of_rows, rms_norm_backward, rms_norm_backward_weight, rms_norm_forward, rope,
-    sum_of_squares, swiglu_backward, swiglu_forward,
+    DoraColumns, DoraComposeDropout, DoraLayers, DoraNorms, DoraProjection, Gradients, LowRankBase, LowRankCompose,
+    LowRankFactor, LowRankProject, Nf4ScalesView, Nf4View, RmsNorm, RmsNormBackward, Slot, Slots, adamw, add,
+    attention_backward, attention_forward, cast, cross_entropy, dora_backward, dora_compose_dropout, dora_gram,
+    dora_norms, dora_row_norms_squared, dora_strips, dropout, embedding, low_rank_compose, low_rank_project,
+    nf4_dequantize, nf4_product, nf4_quantize, parts_of_rows, rms_norm_backward, rms_norm_backward_weight,
+    rms_norm_forward, rope, sum_of_squares, swiglu_backward, swiglu_forward,
 };
 use dora_kernels::{Buffer, Driver};
 
@@ -120,12 +120,11 @@ fn dora(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {
     bench.memory("dora_row_norms_squared_bf16", mlp * hidden, |d| {
         dora_row_norms_squared(d, w.view(), squares.view_mut())
     })?;
-    let (mut gram, mut n) = (bench.room(F32, rank * rank)?, bench.room(F32, mlp)?);
-    dora_gram(&**bench.clock.driver, BF16, q.view(), gram.view_mut())?;
-    bench.memory("dora_norms_bf16", mlp * hidden, |d| {
-        let (base, gram, w, a, b, n) = (squares.view(), gram.view(), w.view(), q.view(), p.view(), n.view_mut());
-        dora_norms(d, DoraNorms { base, gram, w, a, b, scaling, n })
-    })
+    let mut n = bench.room(F32, mlp)?;
+    let (base, w, a, b, n) = (squares.view(), w.view(), q.view(), p.view(), n.view_mut());
+    let mut layers = DoraLayers::new(bench.clock.driver, vec![DoraNorms { base, w, a, b, scaling, n }])?;
+    dora_gram(&**bench.clock.driver, &mut layers)?;
+    bench.memory("dora_norms_bf16", mlp * hidden, |d| dora_norms(d, &mut layers))
 }
 
 fn nf4(bench: &mut Bench<'_>, sizes: &Sizes) -> Result<()> {

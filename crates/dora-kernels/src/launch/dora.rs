@@ -1,6 +1,5 @@
 //! Launchers of `kernels/dora.cu`. Rows and columns of a batch follow from the lengths of the magnitudes and of the result.
 
-use super::low_rank::shared_of_sums;
 use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
 use crate::launch::Columns;
 use crate::{Driver, Element, Error, Result, Shape, View, ViewMut};
@@ -70,6 +69,8 @@ pub(super) const MAGNITUDE: Kernel = Kernel {
 const ROWS: usize = 64;
 /// Rows that one block of the backward pass takes; the sums for the magnitudes' gradient come in as many strips.
 const BACK_ROWS: usize = 32;
+/// Bytes in which its 16 warps hand 16 rows of 128 columns to the product, each row 8 elements apart from the next.
+const BACK_SHARED: u32 = 16 * 16 * (128 + 8) * 2;
 /// Blocks that fill a card.
 const CARD: usize = 264;
 /// Threads of a block.
@@ -172,14 +173,14 @@ pub fn dora_backward(driver: &dyn Driver, mut a: DoraBackward<'_>) -> Result<()>
         return Err(Error::argument("dora_backward", format!("dh of rank {rank}, expected at most {MOST_RANK}")));
     }
     let shape = Shape {
-        // A warp takes 32 columns of 32 rows.
+        // A warp takes 128 columns of 32 rows.
         grid: [
             strips as u32,
-            if a.h.is_some() { 1 } else { (CARD / strips.max(1)).clamp(1, width.div_ceil(512).max(1)) as u32 },
+            if a.h.is_some() { 1 } else { (CARD / strips.max(1)).clamp(1, width.div_ceil(2048).max(1)) as u32 },
             1,
         ],
         threads: 2 * THREADS,
-        shared: if a.h.is_some() && element == Element::BF16 { 2 * shared_of_sums(2, rank) } else { 0 },
+        shared: if a.h.is_some() && element == Element::BF16 { BACK_SHARED } else { 0 },
     };
     let call = Call::new(&BACKWARD, element)
         .read("dy", a.dy.unwrap_or(a.dz.as_view()), elements)

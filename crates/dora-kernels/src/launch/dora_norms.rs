@@ -1,8 +1,12 @@
 //! Launchers of `kernels/dora_norms.cu`: what DoRA does for a weight, not for a batch.
 
+use std::marker::PhantomData;
+use std::sync::Arc;
+
 use super::low_rank::shared_of_sums;
-use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
-use crate::{Driver, Element, Result, Shape, View, ViewMut};
+use crate::buffer::{identity, same_device};
+use crate::kernel::{ACTIVATIONS, Call, Kernel, Kind, check, f32s, int, own, u32s};
+use crate::{Buffer, Driver, Element, Error, Result, Shape, View, ViewMut};
 
 pub(super) const ROW_NORMS_SQUARED: Kernel = Kernel {
     module: "dora_norms",
@@ -10,29 +14,11 @@ pub(super) const ROW_NORMS_SQUARED: Kernel = Kernel {
     elements: ACTIVATIONS,
     parameters: &[f32s("norms"), own("w"), int("out"), int("inner")],
 };
-pub(super) const GRAM: Kernel = Kernel {
-    module: "dora_norms",
-    name: "dora_gram",
-    elements: ACTIVATIONS,
-    parameters: &[f32s("g"), f32s("a"), int("inner"), int("rank")],
-};
-pub(super) const NORMS: Kernel = Kernel {
-    module: "dora_norms",
-    name: "dora_norms",
-    elements: ACTIVATIONS,
-    parameters: &[
-        f32s("n"),
-        f32s("base"),
-        f32s("gram"),
-        own("w"),
-        f32s("a"),
-        f32s("b"),
-        float("s"),
-        int("out"),
-        int("inner"),
-        int("rank"),
-    ],
-};
+const LAYERS: [(&str, Kind); 2] = [u32s("layers"), int("count")];
+pub(super) const GRAM: Kernel =
+    Kernel { module: "dora_norms", name: "dora_gram", elements: ACTIVATIONS, parameters: &LAYERS };
+pub(super) const NORMS: Kernel =
+    Kernel { module: "dora_norms", name: "dora_norms", elements: ACTIVATIONS, parameters: &LAYERS };
 pub(super) const MERGE: Kernel = Kernel {
     module: "dora_norms",
     name: "dora_merge",
@@ -41,6 +27,10 @@ pub(super) const MERGE: Kernel = Kernel {
 };
 
 const THREADS: u32 = 256;
+/// Blocks that fill a card.
+const CARD: usize = 256;
+/// Words of a layer in the table.
+const WORDS: usize = 20;
 
 /// ‖W_o‖² of every row of w (out, in) into `norms` (out).
 pub fn dora_row_norms_squared(driver: &dyn Driver, w: View<'_>, mut norms: ViewMut<'_>) -> Result<()> {
@@ -55,29 +45,12 @@ pub fn dora_row_norms_squared(driver: &dyn Driver, w: View<'_>, mut norms: ViewM
     unsafe { call.launch(driver, Shape { grid: [out.div_ceil(8) as u32, 1, 1], threads: THREADS, shared: 0 }) }
 }
 
-/// A·Aᵀ (r, r) for a (r, in), rounded to `element` as products with activations of that type round it.
-pub fn dora_gram(driver: &dyn Driver, element: Element, a: View<'_>, mut gram: ViewMut<'_>) -> Result<()> {
-    let rank = gram.len.isqrt();
-    let inner = a.len.checked_div(rank).unwrap_or(0);
-    let call = Call::new(&GRAM, element)
-        .write("g", &mut gram, rank * rank)
-        .read("a", a, rank * inner)
-        .int("inner", inner)
-        .int("rank", rank);
-    // SAFETY: a warp an element of the result, and those beyond the last leave.
-    unsafe {
-        call.launch(driver, Shape { grid: [rank as u32, rank.div_ceil(8) as u32, 1], threads: THREADS, shared: 0 })
-    }
-}
-
-/// Operands of the norms.
+/// A layer whose norms are wanted.
 #[derive(Debug)]
 pub struct DoraNorms<'a> {
     /// ‖W_o‖² (out).
     pub base: View<'a>,
-    /// A·Aᵀ (r, r), in `f32`, of [`dora_gram`].
-    pub gram: View<'a>,
-    /// W (out, in).
+    /// W (out, in), of one type for all layers of a launch.
     pub w: View<'a>,
     /// A (r, in), in `f32`.
     pub a: View<'a>,
@@ -89,31 +62,93 @@ pub struct DoraNorms<'a> {
     pub n: ViewMut<'a>,
 }
 
-/// Norms of the rows of W + sBA.
-pub fn dora_norms(driver: &dyn Driver, mut a: DoraNorms<'_>) -> Result<()> {
-    let out = a.n.len;
-    if out == 0 {
-        return Ok(());
+/// What is borrowed for launches over many layers, the table of it on the device, and room for what they hand on.
+#[derive(Debug)]
+pub struct DoraLayers<'a> {
+    words: Buffer,
+    gram: Buffer,
+    element: Element,
+    count: usize,
+    /// Blocks of the norms and of A·Aᵀ.
+    blocks: [usize; 2],
+    shared: u32,
+    borrowed: PhantomData<&'a mut ()>,
+}
+
+impl<'a> DoraLayers<'a> {
+    /// A table of them on the device.
+    pub fn new(driver: &Arc<dyn Driver>, mut layers: Vec<DoraNorms<'a>>) -> Result<Self> {
+        layers.retain(|layer| layer.n.len > 0);
+        let element = layers.first().map_or(Element::F32, |layer| layer.w.element);
+        // As in the kernel: rows that a block can take, and those that leave blocks for a whole card.
+        let most = |rank: usize| if element == Element::BF16 && rank <= 16 { 32 } else { 16 };
+        let rank = |layer: &DoraNorms<'_>| layer.b.len / layer.n.len;
+        let filled = layers.iter().map(|layer| layer.n.len.div_ceil(most(rank(layer)))).sum::<usize>() >= CARD;
+        let numbers: usize = layers.iter().map(|layer| rank(layer).pow(2).next_multiple_of(4)).sum();
+        let gram = Buffer::new(driver, Element::F32, numbers)?;
+        let (mut words, mut blocks, mut place) = (Vec::<u32>::new(), [0; 2], 0);
+        for layer in &layers {
+            let (out, rank) = (layer.n.len, rank(layer));
+            let inner = layer.w.len / out;
+            let rows = if filled { most(rank) } else { 16 };
+            let operands = [
+                ("w", layer.w, element, out * inner),
+                ("a", layer.a, Element::F32, rank * inner),
+                ("b", layer.b, Element::F32, out * rank),
+                ("base", layer.base, Element::F32, out),
+                ("n", layer.n.as_view(), Element::F32, out),
+                ("gram", gram.view().slice(place..place + rank * rank), Element::F32, rank * rank),
+            ];
+            for (operand, view, element, len) in operands {
+                check(NORMS.name, operand, view, element, len)?;
+                same_device(NORMS.name, operand, &**driver, identity(view.driver))?;
+                words.extend([view.address as u32, (view.address >> 32) as u32]);
+            }
+            for number in [out, inner, rank] {
+                let fits =
+                    i32::try_from(number).map_err(|_| Error::argument(NORMS.name, format!("{number} in a shape")))?;
+                words.push(fits as u32);
+            }
+            words.extend([layer.scaling.to_bits(), rows as u32, blocks[0] as u32, blocks[1] as u32, 0]);
+            blocks[0] += out.div_ceil(rows);
+            blocks[1] += rank * rank.div_ceil(8);
+            place += (rank * rank).next_multiple_of(4);
+        }
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let shared = match element {
+            Element::BF16 => layers.iter().map(|layer| shared_of_sums(2, rank(layer))).max().unwrap_or(0),
+            _ => 0,
+        };
+        let (count, words) = (layers.len(), Buffer::from_bytes(driver, Element::U32, &bytes)?);
+        Ok(DoraLayers { words, gram, element, count, blocks, shared, borrowed: PhantomData })
     }
-    let (inner, rank) = (a.w.len / out, a.b.len / out);
-    let call = Call::new(&NORMS, a.w.element)
-        .write("n", &mut a.n, out)
-        .read("base", a.base, out)
-        .read("gram", a.gram, rank * rank)
-        .read("w", a.w, out * inner)
-        .read("a", a.a, rank * inner)
-        .read("b", a.b, out * rank)
-        .float("s", a.scaling)
-        .int("out", out)
-        .int("inner", inner)
-        .int("rank", rank);
-    // As in the kernel: tiles of 16 rows that a block takes.
-    let bf16 = a.w.element == Element::BF16;
-    let tiles = if bf16 && rank <= 16 && out >= 4096 { 2 } else { 1 };
-    let grid = [out.div_ceil(16 * tiles) as u32, 1, 1];
-    let shared = if bf16 { shared_of_sums(tiles, rank) } else { 0 };
-    // SAFETY: a block stays within the out, inner and rank that were checked.
-    unsafe { call.launch(driver, Shape { grid, threads: THREADS, shared }) }
+
+    /// A·Aᵀ (r, r) of each layer that has rows, every one from a multiple of 16 bytes on.
+    pub fn gram(&self) -> &Buffer {
+        &self.gram
+    }
+
+    /// # Safety
+    /// The kernel takes a block for each of `blocks`, and writes what the layers lend it.
+    unsafe fn launch(&self, driver: &dyn Driver, kernel: &'static Kernel, blocks: usize, shared: u32) -> Result<()> {
+        let call = Call::new(kernel, self.element)
+            .read("layers", self.words.view(), self.count * WORDS)
+            .int("count", self.count);
+        // SAFETY: the caller's promise; a block finds its layer, whose arrays were checked and are borrowed.
+        unsafe { call.launch(driver, Shape { grid: [blocks as u32, 1, 1], threads: THREADS, shared }) }
+    }
+}
+
+/// A·Aᵀ (r, r) of each layer, A rounded to W's type as products with activations of that type round it.
+pub fn dora_gram(driver: &dyn Driver, layers: &mut DoraLayers<'_>) -> Result<()> {
+    // SAFETY: a warp an element of a result, and those beyond the last leave.
+    unsafe { layers.launch(driver, &GRAM, layers.blocks[1], 0) }
+}
+
+/// Norms of the rows of W + sBA of each layer, behind [`dora_gram`].
+pub fn dora_norms(driver: &dyn Driver, layers: &mut DoraLayers<'_>) -> Result<()> {
+    // SAFETY: a block stays within the out, inner and rank of its layer.
+    unsafe { layers.launch(driver, &NORMS, layers.blocks[0], layers.shared) }
 }
 
 /// Rows of w = W + sBA (out, in) become m ⊙ w/‖w‖; a row of zeros stays.

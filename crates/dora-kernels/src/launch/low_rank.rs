@@ -31,6 +31,8 @@ pub(super) const COMPOSE: Kernel = Kernel {
 };
 
 const THREADS: u32 = 256;
+/// Blocks that fill a card.
+const CARD: usize = 256;
 
 /// A parameter of a low-rank update, in `f32`, as a factor of a product.
 #[derive(Debug, Clone, Copy)]
@@ -154,10 +156,10 @@ pub fn low_rank_compose(driver: &dyn Driver, mut a: LowRankCompose<'_>) -> Resul
         .int("rows", rows)
         .int("width", width)
         .int("rank", rank);
-    // Twice as many rows a block where that leaves enough of them: what a block reads once then costs half.
-    let blocks = |each: usize| width.div_ceil(256) * rows.div_ceil(each);
-    let each = if blocks(128) >= 256 { 128 } else { 64 };
-    let grid = [width.div_ceil(256) as u32, rows.div_ceil(each) as u32, 1];
+    // As many rows a block, which then reads P once for them, as leave blocks for a whole card.
+    let blocks = |each: usize| width.div_ceil(512) * rows.div_ceil(each);
+    let each = [64, 32].into_iter().find(|&each| blocks(each) >= CARD).unwrap_or(16);
+    let grid = [width.div_ceil(512) as u32, rows.div_ceil(each) as u32, 1];
     // SAFETY: rows and columns stay within the numbers that were checked; a thread has read its elements of z before it writes y's.
     unsafe { call.launch(driver, Shape { grid, threads: THREADS, shared: 0 }) }
 }

@@ -24,7 +24,7 @@ pub use cast::cast;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use dora::{DoraBackward, DoraColumns, DoraComposeDropout, DoraMagnitude, DoraOutput, DoraProjection};
 pub use dora::{dora_backward, dora_backward_projects, dora_compose_dropout, dora_magnitude, dora_strips};
-pub use dora_norms::{DoraNorms, dora_gram, dora_merge, dora_norms, dora_row_norms_squared};
+pub use dora_norms::{DoraLayers, DoraNorms, dora_gram, dora_merge, dora_norms, dora_row_norms_squared};
 pub use dropout::dropout;
 pub use embedding::{RowsById, embedding, embedding_backward, scatter_rows};
 pub use low_rank::{LowRankBase, LowRankCompose, LowRankFactor, LowRankProject};

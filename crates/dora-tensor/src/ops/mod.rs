@@ -20,7 +20,7 @@ pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention
 #[cfg(test)]
 pub(crate) use cross_entropy::cross_entropy_in_chunks;
 pub use cross_entropy::{IGNORE, chunk_rows, cross_entropy, losses_at, token_losses};
-pub use dora::{NormGradient, Norms, dora_linear, dora_linear_with, dora_norms, merged};
+pub use dora::{NormGradient, Norms, NormsOf, dora_linear, dora_linear_with, dora_norms, dora_norms_together, merged};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use linear::{Matrix, linear};

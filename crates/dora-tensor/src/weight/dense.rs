@@ -69,6 +69,13 @@ impl Weight for DenseWeight {
         }
     }
 
+    fn resident(&self) -> Option<&Tensor> {
+        match self.0.device() {
+            Device::Cuda(gpu) if self.0.dtype() == gpu.activations() => Some(&self.0),
+            _ => None,
+        }
+    }
+
     fn row_norms_squared(&self) -> Result<Tensor> {
         if self.0.device() != Device::Cpu {
             return row_norms_squared_on_device(&self.materialized()?);

@@ -29,6 +29,11 @@ pub trait Weight: Send + Sync + fmt::Debug {
     /// the CPU. A weight of another type is widened or rounded into memory that the next one uses again.
     fn materialized(&self) -> Result<Tensor>;
 
+    /// What [`Weight::materialized`] gives, where it lies on a device as it is: then it costs nothing and stays.
+    fn resident(&self) -> Option<&Tensor> {
+        None
+    }
+
     /// (out): Σ over in of W², tiled, never dense.
     fn row_norms_squared(&self) -> Result<Tensor>;
 

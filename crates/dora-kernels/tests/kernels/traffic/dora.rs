@@ -1,9 +1,9 @@
 //! DoRA's kernels: over a batch, and over a weight.
 
 use dora_kernels::launch::{
-    DoraBackward, DoraColumns, DoraComposeDropout, DoraMagnitude, DoraNorms, DoraOutput, DoraProjection, LowRankBase,
-    LowRankCompose, LowRankFactor, LowRankProject, dora_backward, dora_compose_dropout, dora_gram, dora_magnitude,
-    dora_merge, dora_norms, dora_row_norms_squared, dora_strips, low_rank_compose, low_rank_project,
+    DoraBackward, DoraColumns, DoraComposeDropout, DoraLayers, DoraMagnitude, DoraNorms, DoraOutput, DoraProjection,
+    LowRankBase, LowRankCompose, LowRankFactor, LowRankProject, dora_backward, dora_compose_dropout, dora_gram,
+    dora_magnitude, dora_merge, dora_norms, dora_row_norms_squared, dora_strips, low_rank_compose, low_rank_project,
 };
 use dora_kernels::{Buffer, Element};
 
@@ -111,7 +111,11 @@ fn of_weight(table: &mut Table, element: Element) {
     let row = Row { kernel, of: "w", elements: OUT * INNER, least, because: "" };
     table.row(row, |d| dora_row_norms_squared(d, w.view(), norms.view_mut()));
     let (a, b) = (table.input(F32, 3, RANK * INNER), table.input(F32, 3, OUT * RANK));
-    let mut gram = table.room(F32, RANK * RANK);
+    // Large beside the other terms, so that none cancels.
+    let base = Input::new(F32, &[1e5; OUT]).on(&table.device);
+    let (base, n) = (base.view(), norms.view_mut());
+    let layer = DoraNorms { base, w: w.view(), a: a.view(), b: b.view(), scaling: S, n };
+    let mut layers = DoraLayers::new(&table.device, vec![layer]).unwrap();
     let row = Row {
         kernel: format!("dora_gram_{element}"),
         of: "A",
@@ -119,14 +123,9 @@ fn of_weight(table: &mut Table, element: Element) {
         least: 4.0 + 4.0 * RANK as f64 / INNER as f64,
         because: "",
     };
-    table.row(row, |d| dora_gram(d, element, a.view(), gram.view_mut()));
-    // Large beside the other terms, so that none cancels.
-    let base = Input::new(F32, &[1e5; OUT]).on(&table.device);
+    table.row(row, |d| dora_gram(d, &mut layers));
     let kernel = format!("dora_norms_{element}");
     let least = element.size() as f64 + 4.0 * (RANK + 2) as f64 / INNER as f64;
     let row = Row { kernel, of: "W", elements: OUT * INNER, least, because: "" };
-    table.row(row, |d| {
-        let (base, gram, n) = (base.view(), gram.view(), norms.view_mut());
-        dora_norms(d, DoraNorms { base, gram, w: w.view(), a: a.view(), b: b.view(), scaling: S, n })
-    });
+    table.row(row, |d| dora_norms(d, &mut layers));
 }

@@ -7,7 +7,9 @@ use crate::ops::LowRank;
 use crate::ops::linear::cuda::row_sum;
 use crate::ops::lora::cuda::{Gradients, add_low_rank, compose, expand, gradients};
 use crate::{Cuda, DType, Result, Tensor, Weight};
-use dora_kernels::launch::{self, DoraBackward, DoraColumns, DoraComposeDropout, DoraMagnitude, DoraNorms, DoraOutput};
+use dora_kernels::launch::{
+    self, DoraBackward, DoraColumns, DoraComposeDropout, DoraLayers, DoraMagnitude, DoraNorms, DoraOutput,
+};
 use dora_kernels::launch::{DoraProjection, dora_backward_projects, dora_strips};
 use dora_kernels::{Buffer, Element};
 
@@ -38,7 +40,7 @@ pub(super) fn forward(
         None => weight.apply(x),
     };
     let n = match (norms, &w) {
-        (Norms::From(base), Some(w)) => self::norms(gpu, w, update, base)?,
+        (Norms::From(base), Some(w)) => self::norms(gpu, &[(w, update, base)])?.remove(0),
         (Norms::Known(n) | Norms::From(n), _) => (*n).clone(),
     };
     let mut y = apply(x)?;
@@ -58,25 +60,26 @@ pub(super) fn forward(
     Ok((y, z, n))
 }
 
-/// Norms (out) of the rows of W + sBA, where `base` holds ‖W‖² (out).
-pub(super) fn norms(gpu: Cuda, w: &Tensor, update: &LowRank, base: &Tensor) -> Result<Tensor> {
-    let (driver, rank) = (&**gpu.driver(), update.a.shape()[0]);
-    let a = update.a.on(gpu, "dora")?;
-    let mut gram = gpu.room(DType::F32, &[rank, rank])?;
-    let w = w.on(gpu, "dora")?;
-    launch::dora_gram(driver, w.element(), a, gram.write(gpu, "dora")?)?;
-    let mut n = gpu.room(DType::F32, base.shape())?;
-    let operands = DoraNorms {
-        base: base.on(gpu, "dora")?,
-        gram: gram.on(gpu, "dora")?,
-        w,
-        a,
-        b: update.b.on(gpu, "dora")?,
-        scaling: update.scaling,
-        n: n.write(gpu, "dora")?,
-    };
-    launch::dora_norms(driver, operands)?;
-    Ok(n)
+/// Norms (out) of the rows of W + sBA of some layers, W in the type of the device's activations, where `base` holds ‖W‖² (out).
+pub(super) fn norms(gpu: Cuda, layers: &[(&Tensor, &LowRank, &Tensor)]) -> Result<Vec<Tensor>> {
+    let driver = gpu.driver();
+    let room = |(_, _, base): &(_, _, &Tensor)| gpu.room(DType::F32, base.shape());
+    let mut norms = layers.iter().map(room).collect::<Result<Vec<_>>>()?;
+    let operands = layers.iter().zip(&mut norms).map(|((w, update, base), n)| {
+        Ok(DoraNorms {
+            base: base.on(gpu, "dora")?,
+            w: w.on(gpu, "dora")?,
+            a: update.a.on(gpu, "dora")?,
+            b: update.b.on(gpu, "dora")?,
+            scaling: update.scaling,
+            n: n.write(gpu, "dora")?,
+        })
+    });
+    let mut table = DoraLayers::new(driver, operands.collect::<Result<_>>()?)?;
+    launch::dora_gram(&**driver, &mut table)?;
+    launch::dora_norms(&**driver, &mut table)?;
+    drop(table);
+    Ok(norms)
 }
 
 /// Gradients of x, A, B, m and b.

@@ -18,7 +18,7 @@ mod tests;
 
 pub use merge::merged;
 use norms::Terms;
-pub use norms::dora_norms;
+pub use norms::{NormsOf, dora_norms, dora_norms_together};
 
 use super::LowRank;
 use super::linear::{self, cpu::row_sum};

@@ -7,7 +7,7 @@ use super::super::LowRank;
 use super::super::linear::cpu::{product, view};
 use crate::cpu::{Finish, Operand, Term, for_row_panels, product as matrix_product, scratch, sum_of_products};
 use crate::profile::{self, Direction};
-use crate::{Device, Result, Tensor, Weight};
+use crate::{Device, Error, Result, Tensor, Weight};
 use ndarray::{ArrayView2, s};
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,7 +29,35 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
                 for_row_panels(weight.stored()?, in_place, Vec::new(), |rows, panel, _| terms.norms(rows, panel.w));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
-        Device::Cuda(gpu) => super::cuda::norms(gpu, &weight.materialized()?, update, base),
+        Device::Cuda(gpu) => Ok(super::cuda::norms(gpu, &[(&weight.materialized()?, update, base)])?.remove(0)),
+    }
+}
+
+/// A layer whose norms are wanted.
+#[derive(Debug)]
+pub struct NormsOf<'a> {
+    /// W (out, in), as [`Weight::resident`] gives it.
+    pub weight: &'a Tensor,
+    /// A and B.
+    pub update: LowRank,
+    /// ‖W‖² (out).
+    pub base: &'a Tensor,
+}
+
+/// The norms of layers that lie on one device, in one go: each alone leaves most of a device idle.
+pub fn dora_norms_together(layers: &[NormsOf]) -> Result<Vec<Tensor>> {
+    let _running = profile::operation("dora_norms", Direction::Forward);
+    let mut operands = Vec::with_capacity(layers.len());
+    for NormsOf { weight, update, base } in layers {
+        let shape = weight.dims2("dora", "W")?;
+        update.check(shape)?;
+        base.expect_shape("dora", "base norms", &[shape.0])?;
+        operands.push((*weight, update, *base));
+    }
+    match layers.first().map(|layer| layer.weight.device()) {
+        None => Ok(Vec::new()),
+        Some(Device::Cuda(gpu)) => super::cuda::norms(gpu, &operands),
+        Some(Device::Cpu) => Err(Error::Device("norms of many layers on the CPU, expected a GPU for them".to_owned())),
     }
 }
 
