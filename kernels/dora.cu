@@ -292,6 +292,7 @@ __device__ void magnitude(float* dm, const float* partial, const T* dy, const T*
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (column < width) {
+#pragma unroll 8
         for (int strip = warp; strip < strips; strip += WARPS) sum += ld(partial + size_t(strip) * width + column);
     }
     sums[warp][lane] = sum;

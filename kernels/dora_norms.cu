@@ -101,7 +101,7 @@ struct Tiles {
 template <int TILES, int N>
 __device__ __forceinline__ void cross(Tiles& tiles, const bf16* w, const float* a, int first, int k, int out, int inner, int rank) {
     float sum[TILES][N / 8][4];
-    onto_rank<TILES, N, true>(w, a, first, k, out, inner, rank, sum);
+    onto_rank<WARPS, TILES, N, true>(w, a, first, k, out, inner, rank, sum);
     if (threadIdx.x >= 32) return;
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
@@ -166,7 +166,7 @@ __device__ __forceinline__ void norms(Tiles& tiles, const Layer<T>& layer) {
                 tiles.g[i][lane] = j + i < rank && k + lane < rank ? ld_reused(gram + size_t(j + i) * rank + k + lane) : 0.0f;
             }
             __syncthreads();
-            for (int i = 0; i < 32; i++) {
+            for (int i = 0; i < N; i++) {
 #pragma unroll
                 for (int row = 0; row < OWN; row++) spread[row] += tiles.b[warp * OWN + row][i] * tiles.g[i][lane];
             }
@@ -174,7 +174,7 @@ __device__ __forceinline__ void norms(Tiles& tiles, const Layer<T>& layer) {
 #pragma unroll
                 for (int row = 0; row < OWN; row++) own[row] = tiles.b[warp * OWN + row][lane];
             }
-            flops(2 * 32 * OWN);
+            flops(2 * N * OWN);
             __syncthreads();
         }
 #pragma unroll
@@ -196,8 +196,8 @@ __device__ __forceinline__ void norms(Tiles& tiles, const Layer<T>& layer) {
         tiles.cancelled[warp * OWN + row] = sizes > 0.0 && sum < 0.01 * sizes;
     }
     __syncthreads();
-    for (int row = 0; row < TILE; row++) {
-        if (!tiles.cancelled[row]) continue;
+    for (unsigned left = __ballot_sync(0xFFFFFFFF, lane < TILE && tiles.cancelled[lane]); left != 0; left &= left - 1) {
+        const int row = __ffs(left) - 1;
         const float norm = exact_norm(w, a, b, s, first + row, inner, rank);
         if (threadIdx.x == 0) st(n + first + row, norm);
     }

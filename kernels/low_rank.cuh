@@ -1,7 +1,7 @@
 // A product onto a narrow rank, in bf16 by tensor cores: x (rows, wide) times P, a parameter of f32, A (r, wide), `BY_ROWS`, or
 // B (wide, r), rounded to bf16.
 //
-// Warp w of a block takes the slices w, w + 8, … of 32 along x's rows; the warps' sums are added in shared memory, always in the same
+// Warp w of a block's WARPS_ takes the slices w, w + WARPS_, … of 32 along x's rows; the warps' sums are added in shared memory, always in the same
 // order. A lane loads 16 bytes of a row: eight elements along the sum, which as the operands of two mma stand in another order than in
 // memory, for x and for P alike. The next slice is loaded before this one is multiplied, of P where registers allow.
 #pragma once
@@ -83,8 +83,8 @@ __device__ __forceinline__ void multiply_eights(float (&sum)[COLUMNS][4], uint4 
 }
 
 // Columns `column` to `column` + N − 1 of the product, for 16 · TILES rows from `first` on. The first warp has the sums, as mma has
-// them: [i][j][e] is row 16i + 8·(e/2) + lane/4, column 8j + 2·(lane%4) + e%2. Takes 256 · TILES · N bytes of dynamic shared memory.
-template <int TILES, int N, bool BY_ROWS>
+// them: [i][j][e] is row 16i + 8·(e/2) + lane/4, column 8j + 2·(lane%4) + e%2. Takes 32 · WARPS_ · TILES · N bytes of dynamic shared memory.
+template <int WARPS_, int TILES, int N, bool BY_ROWS>
 __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int first, int column, int rows, int inner, int rank,
     float (&sum)[TILES][N / 8][4]) {
     constexpr int LOADS = 2 * TILES, COLUMNS = N / 8;
@@ -110,7 +110,7 @@ __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int fir
         }
     }
     fetch(warp * SLICE + 8 * t);
-    for (int k = warp * SLICE; k < inner; k += WARPS * SLICE) {
+    for (int k = warp * SLICE; k < inner; k += WARPS_ * SLICE) {
         const int at = k + 8 * t;
 #pragma unroll
         for (int i = 0; i < LOADS; i++) a[i] = next[i];
@@ -119,7 +119,7 @@ __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int fir
 #pragma unroll
             for (int i = 0; i < 8; i++) b[j][i] = next_b[j][i];
         }
-        fetch(at + WARPS * SLICE);
+        fetch(at + WARPS_ * SLICE);
         uint4 p8[COLUMNS];
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
@@ -130,5 +130,5 @@ __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int fir
         for (int i = 0; i < TILES; i++) multiply_eights(sum[i], a[2 * i], a[2 * i + 1], p8);
         flops(TILES * N * SLICE);
     }
-    add_warps<WARPS>(sum);
+    add_warps<WARPS_>(sum);
 }

@@ -72,7 +72,7 @@ fn columns_of_block(rank: usize) -> usize {
     if rank <= 16 { 16 } else { 32 }
 }
 
-/// Bytes in which warps of `low_rank.cuh` hand on their sums, for `tiles` of 16 rows.
+/// Bytes in which eight warps of `low_rank.cuh` hand on their sums, for `tiles` of 16 rows.
 pub(super) fn shared_of_sums(tiles: usize, rank: usize) -> u32 {
     (256 * tiles * columns_of_block(rank)) as u32
 }
@@ -85,8 +85,8 @@ pub fn low_rank_project(driver: &dyn Driver, mut a: LowRankProject<'_>) -> Resul
     let shape = match a.x.element {
         Element::BF16 => Shape {
             grid: [rows.div_ceil(32) as u32, rank.div_ceil(columns_of_block(rank)) as u32, 1],
-            threads: THREADS,
-            shared: shared_of_sums(2, rank),
+            threads: 2 * THREADS,
+            shared: 2 * shared_of_sums(2, rank),
         },
         _ => Shape { grid: [rows as u32, 1, 1], threads: THREADS, shared: 0 },
     };
