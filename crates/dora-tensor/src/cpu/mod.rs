@@ -8,6 +8,8 @@ mod parallel;
 mod pool;
 
 pub use lanes::{Finish, Gradient, Operand, Term, gather, product_by_rows, sum_of_products, through};
+#[cfg(target_arch = "x86_64")]
+pub use lanes::{KeyHead, Queries};
 pub(crate) use math::dot;
 pub use math::{exp, simd, softmax_in_place};
 pub use matmul::{matmul, product};

@@ -231,7 +231,7 @@ unsafe fn tile_of<V: Vector, const J: usize, const N: usize>(
 /// # Safety
 /// As for [`tile`], for all rows of w.
 #[inline(always)]
-unsafe fn tiles<V: Vector>(
+pub unsafe fn tiles<V: Vector>(
     vectors: usize,
     w: &Factor,
     columns: Range<usize>,

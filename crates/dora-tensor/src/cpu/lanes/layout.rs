@@ -94,13 +94,13 @@ unsafe fn load<V: Vector>(v: Option<&[f32]>, start: usize, count: usize) -> Opti
 }
 
 /// Lays out some columns of the rows from `first` on, as [columns][lanes].
-struct LayOut<'a> {
-    x: ArrayView2<'a, f32>,
-    first: usize,
-    columns: Range<usize>,
-    gain: Option<&'a [f32]>,
-    lanes: usize,
-    data: &'a mut [f32],
+pub struct LayOut<'a> {
+    pub x: ArrayView2<'a, f32>,
+    pub first: usize,
+    pub columns: Range<usize>,
+    pub gain: Option<&'a [f32]>,
+    pub lanes: usize,
+    pub data: &'a mut [f32],
 }
 
 impl Run for LayOut<'_> {

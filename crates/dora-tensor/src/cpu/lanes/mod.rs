@@ -4,6 +4,8 @@
 //! large one. Elsewhere, and for fewer rows than [`FEW`], the `gemm` crate does it.
 
 #[cfg(target_arch = "x86_64")]
+mod attention;
+#[cfg(target_arch = "x86_64")]
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod layout;
@@ -16,6 +18,8 @@ use super::matmul::product;
 #[cfg(target_arch = "x86_64")]
 use super::scratch;
 use crate::profile;
+#[cfg(target_arch = "x86_64")]
+pub use attention::{KeyHead, Queries};
 #[cfg(target_arch = "x86_64")]
 use kernel::{GATHERED, Gather, LanesTerm, ROWS, SumOfProducts};
 #[cfg(target_arch = "x86_64")]

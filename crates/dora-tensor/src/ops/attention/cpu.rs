@@ -2,6 +2,8 @@
 //! summed by one thread in a fixed order.
 
 use super::{Attention, AttentionShape, Documents, QUERY_BLOCK};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{KeyHead, Queries};
 use crate::cpu::{buffer, dot, exp, product, scratch, simd, softmax_in_place, zeros};
 use crate::{Result, Tensor};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
@@ -27,10 +29,10 @@ pub(super) fn forward(
     let rows = split_rows(&mut lse, documents, kv_heads, group);
     outputs.into_par_iter().zip(rows).for_each(|((kv, range, mut o), lse)| {
         let (k, v) = (k.slice(s![range.clone(), kv, ..]), v.slice(s![range.clone(), kv, ..]));
-        for (g, lse) in (0..group).zip(lse.chunks_exact_mut(range.len().max(1))) {
-            let q = q.slice(s![range.clone(), kv * group + g, ..]);
-            one_head(q, k, v, scale, o.slice_mut(s![.., g, ..]), lse);
-        }
+        let lse = lse.chunks_exact_mut(range.len().max(1));
+        let heads = o.axis_iter_mut(Axis(1)).zip(lse).enumerate();
+        let heads = heads.map(|(g, (o, lse))| (q.slice(s![range.clone(), kv * group + g, ..]), o, lse));
+        for_heads(k, v, scale, heads);
     });
     Ok((Tensor::of(o, &[n, heads * head_dim]), Tensor::of(lse, &[n, heads])))
 }
@@ -43,13 +45,47 @@ pub(super) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, 
     tasks(&mut o, n, heads, head_dim, heads, &Documents::new(&[n])).into_par_iter().for_each(|(head, _, mut o)| {
         let kv = head * kv_heads / heads;
         let (k, v) = (k.slice(s![.., kv, ..]), v.slice(s![.., kv, ..]));
-        one_head(q.slice(s![.., head, ..]), k, v, scale, o.slice_mut(s![.., 0, ..]), &mut vec![0.0; n]);
+        for_heads(k, v, scale, [(q.slice(s![.., head, ..]), o.slice_mut(s![.., 0, ..]), &mut *vec![0.0; n])]);
     });
     Ok(Tensor::of(o, &[n, heads * head_dim]))
 }
 
-/// o (t, D) and lse (t) of the last t queries over all keys (total, D).
-fn one_head(
+/// Queries below which lanes would be mostly empty.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 6;
+
+/// Of some query heads q (t, D), o (t, D) and lse (t) for the last t of all keys (total, D).
+fn for_heads<'a>(
+    k: ArrayView2<f32>,
+    v: ArrayView2<f32>,
+    scale: f32,
+    heads: impl IntoIterator<Item = (ArrayView2<'a, f32>, ArrayViewMut2<'a, f32>, &'a mut [f32])>,
+) {
+    #[cfg(target_arch = "x86_64")]
+    let mut lanes = None;
+    for (q, mut o, lse) in heads {
+        let (t, before) = (q.nrows(), k.nrows() - q.nrows());
+        #[cfg(target_arch = "x86_64")]
+        if t >= FEW && lanes.get_or_insert_with(|| KeyHead::forward(k, v)).is_some() {
+            let head = lanes.as_ref().and_then(Option::as_ref).expect("just seen");
+            for start in (0..t).step_by(head.block()) {
+                let rows = start..t.min(start + head.block());
+                let queries = Queries { q: q.slice(s![rows.clone(), ..]), seen: before + start + 1, scale };
+                head.attend(queries, o.slice_mut(s![rows.clone(), ..]), &mut lse[rows]);
+            }
+            continue;
+        }
+        for start in (0..t).step_by(QUERY_BLOCK) {
+            let rows = start..t.min(start + QUERY_BLOCK);
+            let (q, o) = (q.slice(s![rows.clone(), ..]), o.slice_mut(s![rows.clone(), ..]));
+            let keys = ..before + rows.end;
+            attend(q, k.slice(s![keys, ..]), v.slice(s![keys, ..]), scale, o, &mut lse[rows]);
+        }
+    }
+}
+
+/// o (m, D) and lse (m) of a block, the last of whose queries sees all keys.
+fn attend(
     q: ArrayView2<f32>,
     k: ArrayView2<f32>,
     v: ArrayView2<f32>,
@@ -57,26 +93,21 @@ fn one_head(
     mut o: ArrayViewMut2<f32>,
     lse: &mut [f32],
 ) {
-    let (t, before) = (q.nrows(), k.nrows() - q.nrows());
-    for start in (0..t).step_by(QUERY_BLOCK) {
-        let end = t.min(start + QUERY_BLOCK);
-        let keys = before + end;
-        scratch((end - start) * keys, |scores| {
-            product(q.slice(s![start..end, ..]), k.slice(s![..keys, ..]).t(), square(scores, keys), scale, 0.0);
-            let mut weights = [0.0; QUERY_BLOCK];
-            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-                let (seen, hidden) = row.split_at_mut(before + start + i + 1);
-                let (max, sum) = softmax_in_place(seen);
-                hidden.fill(0.0);
-                lse[start + i] = max + sum.ln();
-                weights[i] = 1.0 / sum;
-            }
-            let mut o = o.slice_mut(s![start..end, ..]);
-            let scores = ArrayView2::from_shape((end - start, keys), &*scores).expect("sized above");
-            product(scores, v.slice(s![..keys, ..]), o.view_mut(), 1.0, 0.0);
-            o.rows_mut().into_iter().zip(weights).for_each(|(mut row, w)| row.map_inplace(|x| *x *= w));
-        });
-    }
+    let (m, keys) = (q.nrows(), k.nrows());
+    scratch(m * keys, |scores| {
+        product(q, k.t(), square(scores, keys), scale, 0.0);
+        let mut weights = [0.0; QUERY_BLOCK];
+        for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+            let (seen, hidden) = row.split_at_mut(keys - m + i + 1);
+            let (max, sum) = softmax_in_place(seen);
+            hidden.fill(0.0);
+            lse[i] = max + sum.ln();
+            weights[i] = 1.0 / sum;
+        }
+        let scores = ArrayView2::from_shape((m, keys), &*scores).expect("sized above");
+        product(scores, v, o.view_mut(), 1.0, 0.0);
+        o.rows_mut().into_iter().zip(weights).for_each(|(mut row, w)| row.map_inplace(|x| *x *= w));
+    });
 }
 
 pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> {
@@ -84,8 +115,7 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
     let (group, documents, n) = (heads / kv_heads, &*saved.documents, saved.documents.tokens());
     let (q, k, v) = (saved.q.get()?, saved.k.get()?, saved.v.get()?);
     let (q, k, v) = (heads3(&q, head_dim)?, heads3(&k, head_dim)?, heads3(&v, head_dim)?);
-    let o = saved.o.get()?;
-    let (o, d_o) = (heads3(&o, head_dim)?, heads3(grad, head_dim)?);
+    let d_o = heads3(grad, head_dim)?;
     let mut lse = saved.lse.to_vec();
     let (mut dq, mut dk, mut dv) = (buffer(q.len()), zeros(k.len()), zeros(v.len()));
     let dq_tasks = tasks(&mut dq, n, heads, head_dim, kv_heads, documents);
@@ -97,47 +127,70 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
         let (mut dk, mut dv) = (dk.2, dv.2);
         let (mut dk, mut dv) = (dk.slice_mut(s![.., 0, ..]), dv.slice_mut(s![.., 0, ..]));
         let (k, v) = (k.slice(s![range.clone(), kv, ..]), v.slice(s![range.clone(), kv, ..]));
+        #[cfg(target_arch = "x86_64")]
+        let lanes = KeyHead::backward(k, v);
         for (g, lse) in (0..group).zip(lse.chunks_exact(range.len().max(1))) {
             let head = s![range.clone(), kv * group + g, ..];
-            let (q, o, d_o) = (q.slice(head), o.slice(head), d_o.slice(head));
+            let (q, d_o) = (q.slice(head), d_o.slice(head));
             let mut dq = dq.slice_mut(s![.., g, ..]);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(head) = &lanes {
+                for start in (0..range.len()).step_by(head.block_back()) {
+                    let end = range.len().min(start + head.block_back());
+                    let rows = s![start..end, ..];
+                    let queries = Queries { q: q.slice(rows), seen: start + 1, scale: saved.scale };
+                    let gradients = [dq.slice_mut(rows), dk.view_mut(), dv.view_mut()];
+                    head.attend_back(queries, d_o.slice(rows), &lse[start..end], gradients);
+                }
+                continue;
+            }
             for start in (0..range.len()).step_by(QUERY_BLOCK) {
                 let end = range.len().min(start + QUERY_BLOCK);
                 let rows = s![start..end, ..];
-                let (k, v) = (k.slice(s![..end, ..]), v.slice(s![..end, ..]));
-                let (mut dk, mut dv) = (dk.slice_mut(s![..end, ..]), dv.slice_mut(s![..end, ..]));
-                let (q, o, d_o) = (q.slice(rows), o.slice(rows), d_o.slice(rows));
-                scratch(2 * (end - start) * end, |buffer| {
-                    let (p, ds) = buffer.split_at_mut((end - start) * end);
-                    product(q, k.t(), square(p, end), saved.scale, 0.0);
-                    product(d_o, v.t(), square(ds, end), 1.0, 0.0);
-                    for (i, (p, ds)) in p.chunks_exact_mut(end).zip(ds.chunks_exact_mut(end)).enumerate() {
-                        let delta = match (o.row(i).as_slice(), d_o.row(i).as_slice()) {
-                            (Some(o), Some(d_o)) => dot(o, d_o),
-                            _ => unreachable!("a head's elements are contiguous"),
-                        };
-                        let lse = lse[start + i];
-                        let seen = start + i + 1;
-                        simd(|| {
-                            for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
-                                *p = exp(*p - lse);
-                                *ds = *p * (*ds - delta);
-                            }
-                        });
-                        p[seen..].fill(0.0);
-                        ds[seen..].fill(0.0);
-                    }
-                    let (p, ds) = (square(p, end), square(ds, end));
-                    let (p, ds) = (p.view(), ds.view());
-                    product(ds, k, dq.slice_mut(rows), saved.scale, 0.0);
-                    product(ds.t(), q, dk.view_mut(), saved.scale, 1.0);
-                    product(p.t(), d_o, dv.view_mut(), 1.0, 1.0);
-                });
+                let (q, d_o, dq, lse) = (q.slice(rows), d_o.slice(rows), dq.slice_mut(rows), &lse[start..end]);
+                let keys = s![..end, ..];
+                let (k, v) = (k.slice(keys), v.slice(keys));
+                attend_back(q, k, v, saved.scale, d_o, lse, dq, dk.slice_mut(keys), dv.slice_mut(keys));
             }
         }
     });
     let (wide, narrow) = ([n, heads * head_dim], [n, kv_heads * head_dim]);
     Ok([Tensor::of(dq, &wide), Tensor::of(dk, &narrow), Tensor::of(dv, &narrow)])
+}
+
+/// dq of a block, the last of whose queries sees all keys, and its part of dk and dv, which is added to them.
+#[expect(clippy::too_many_arguments, reason = "all of them are matrices of one step")]
+fn attend_back(
+    q: ArrayView2<f32>,
+    k: ArrayView2<f32>,
+    v: ArrayView2<f32>,
+    scale: f32,
+    d_o: ArrayView2<f32>,
+    lse: &[f32],
+    dq: ArrayViewMut2<f32>,
+    dk: ArrayViewMut2<f32>,
+    dv: ArrayViewMut2<f32>,
+) {
+    let (m, keys) = (q.nrows(), k.nrows());
+    scratch(2 * m * keys, |buffer| {
+        let (p, ds) = buffer.split_at_mut(m * keys);
+        product(q, k.t(), square(p, keys), scale, 0.0);
+        product(d_o, v.t(), square(ds, keys), 1.0, 0.0);
+        for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+            let seen = keys - m + i + 1;
+            simd(|| p[..seen].iter_mut().for_each(|p| *p = exp(*p - lse[i])));
+            // δ = Σ p·dp, which is Σ do·o.
+            let delta = simd(|| dot(&p[..seen], &ds[..seen]));
+            simd(|| p[..seen].iter().zip(&mut ds[..seen]).for_each(|(p, ds)| *ds = p * (*ds - delta)));
+            p[seen..].fill(0.0);
+            ds[seen..].fill(0.0);
+        }
+        let (p, ds) = (square(p, keys), square(ds, keys));
+        let (p, ds) = (p.view(), ds.view());
+        product(ds, k, dq, scale, 0.0);
+        product(ds.t(), q, dk, scale, 1.0);
+        product(p.t(), d_o, dv, 1.0, 1.0);
+    });
 }
 
 /// (n, heads·D) as (n, heads, D).
