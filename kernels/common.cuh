@@ -163,10 +163,14 @@ __device__ __forceinline__ void load_reused(const T* p, float (&x)[W]) {
 // Two or four in one access.
 template <int W>
 __device__ __forceinline__ void load_narrow(const float* p, float (&x)[W]) {
-    if constexpr (W == 4) return load_reused(p, x);
-    const float2 both = ld_reused(reinterpret_cast<const float2*>(p));
-    x[0] = both.x;
-    x[1] = both.y;
+    static_assert(W == 2 || W == 4);
+    if constexpr (W == 4) {
+        load_reused(p, x);
+    } else {
+        const float2 both = ld_reused(reinterpret_cast<const float2*>(p));
+        x[0] = both.x;
+        x[1] = both.y;
+    }
 }
 template <int W, class T>
 __device__ __forceinline__ void store(T* p, const float (&x)[W]) {

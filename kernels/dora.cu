@@ -155,8 +155,10 @@ __device__ void backward_slabs(const bf16* dy, const bf16* value, const float* m
             for (int e = 0; e < 8; e++) gain[e] = norm[e] == 0.0f ? 1.0f : gain[e] / norm[e];
         }
         uint32_t right[HELD ? PARTS : 1][COLUMNS][2];
+        if constexpr (HELD) {
 #pragma unroll
-        for (int part = 0; HELD && part < PARTS; part++) part_of<COLUMNS>(b, slab + 16 * part, width, rank, right[part]);
+            for (int part = 0; part < PARTS; part++) part_of<COLUMNS>(b, slab + 16 * part, width, rank, right[part]);
+        }
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
             bf16* to = staged + half * PITCH + lane % 16 * 8;

@@ -21,18 +21,6 @@ __device__ __forceinline__ uint4 eight(const bf16* row, int at, int inner) {
     return make_uint4(pair(x[0], x[1]), pair(x[2], x[3]), pair(x[4], x[5]), pair(x[6], x[7]));
 }
 
-__device__ __forceinline__ void store_eight(bf16* row, int at, int inner, uint4 x) {
-    if (inner % 8 == 0) {
-        st16(row + at, x);
-        return;
-    }
-    const uint32_t words[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        if (at + i < inner) st(row + at + i, bf16{uint16_t(words[i / 2] >> 16 * (i % 2))});
-    }
-}
-
 // P for column n of the product: the elements `at` to `at` + 7 along the sum.
 template <bool BY_ROWS>
 __device__ __forceinline__ void eight_of(const float* p, int n, int at, int inner, int rank, float (&x)[8]) {

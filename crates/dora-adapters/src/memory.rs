@@ -105,7 +105,8 @@ pub fn predict(run: &Run) -> Prediction {
     };
     let points = points(run, FLOAT * parameters, of_adapter);
     let point = points.into_iter().max_by_key(Point::sum).expect("there are several");
-    let scratch = FLOAT * run.threads * PANEL.max(2 * QUERY_BLOCK * run.pass.longest);
+    // Backward: two matrices of scores, and the packed keys of a head, which is about as wide as a block is long.
+    let scratch = FLOAT * run.threads * PANEL.max(3 * QUERY_BLOCK * run.pass.longest);
     let vocabulary = shape.linears.iter().filter(|l| l.output_embedding).map(|l| l.out_features).sum::<usize>();
     let process = PROGRAM
         + THREAD * run.threads

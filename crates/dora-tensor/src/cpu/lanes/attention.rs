@@ -76,8 +76,9 @@ impl<'a> KeyHead<'a> {
         }
         assert!(k.dim() == v.dim(), "as many values as keys");
         // A single row may have any stride.
-        let stride = (turned.strides()[0] as usize).max(d);
-        // SAFETY: from the first element to the last lies one borrowed array, of which the view is a part.
+        let stride = if t == 1 { d } else { turned.strides()[0] as usize };
+        assert!((d..isize::MAX as usize / t).contains(&stride), "rows one behind another");
+        // SAFETY: from the first element to the last lies one borrowed array, of which the view is a part: rows go forward.
         let strip = unsafe { std::slice::from_raw_parts(turned.as_ptr(), (t - 1) * stride + d) };
         let mut packed = buffer(t * d);
         isa.run(Pack { strip, stride, width: d, column: 0, depth: t, packed: &mut packed });
@@ -168,9 +169,9 @@ unsafe fn over_keys<V: Vector>(w: &[f32], d: usize, queries: &Queries, across: &
 /// The processor must have the vector's instruction set.
 #[inline(always)]
 unsafe fn to_keys<V: Vector>(w: &[f32], lanes: usize, x: &[f32], m: usize, c: &mut ArrayViewMut2<f32>) {
-    let (d, stride) = (c.ncols(), c.strides()[0] as usize);
+    let (d, stride) = (c.ncols(), if c.nrows() == 1 { c.ncols() } else { c.strides()[0] as usize });
     let w = ArrayView2::from_shape((w.len() / lanes, lanes), w).expect("whole rows").slice_move(s![.., ..m]);
-    assert!(w.nrows() == c.nrows() && x.len() == m * d && c.strides()[1] == 1, "factors of one size");
+    assert!(w.nrows() == c.nrows() && x.len() == m * d && c.strides()[1] == 1 && stride >= d, "factors of one size");
     profile::flops(2 * w.len() * d);
     let w = Factor::View(w);
     for group in groups::<V>(d) {
@@ -232,6 +233,7 @@ impl Run for Attend<'_, '_, '_, '_> {
         let Attend { head, queries, room, mut o, lse } = self;
         let ((m, d), lanes, keys) = (queries.q.dim(), queries.lanes(), queries.keys());
         assert!(d == head.k.ncols() && keys <= head.k.nrows() && o.dim() == (m, d) && lse.len() == m, "of one size");
+        assert!(queries.q.strides()[1] == 1, "contiguous rows");
         let (q, room) = room.split_at_mut(d * lanes);
         let (sums, scores) = room.split_at_mut(d * lanes);
         // SAFETY: by the caller's word.
@@ -308,6 +310,7 @@ impl Run for AttendBack<'_, '_, '_, '_> {
         let ((m, d), lanes, keys) = (queries.q.dim(), queries.lanes(), queries.keys());
         let fits = d == head.k.ncols() && keys <= head.k.nrows() && lse.len() == m && d_o.dim() == (m, d);
         assert!(fits && dq.dim() == (m, d) && dk.nrows() >= keys && dv.nrows() >= keys, "of one size");
+        assert!(queries.q.strides()[1] == 1 && d_o.strides()[1] == 1, "contiguous rows");
         let (across, room) = room.split_at_mut(d * lanes);
         let (sums, room) = room.split_at_mut(d * lanes);
         let (rows, room) = room.split_at_mut(2 * m * d);
@@ -329,9 +332,11 @@ impl Run for AttendBack<'_, '_, '_, '_> {
             for start in (0..some).step_by(TERMS) {
                 let mut part = [0.0f32; SIDE];
                 for key in start..some.min(start + TERMS) {
-                    let (p, dp) = (side_mut(p, key * lanes + first), side(ds, key * lanes + first));
+                    let (p, dp) = (side_mut(p, key * lanes + first), side_mut(ds, key * lanes + first));
                     if key >= all {
                         hide(p, key - all);
+                        // What is hidden counts for nothing even where it overflows.
+                        dp[..=key - all].fill(0.0);
                     }
                     for i in 0..SIDE {
                         p[i] = exp(p[i] - of[i]);

@@ -93,7 +93,7 @@ unsafe fn load<V: Vector>(v: Option<&[f32]>, start: usize, count: usize) -> Opti
     }
 }
 
-/// Lays out some columns of the rows from `first` on, as [columns][lanes].
+/// Lays out some columns of the rows from `first` on, as [columns][lanes]; rows of x are contiguous.
 pub struct LayOut<'a> {
     pub x: ArrayView2<'a, f32>,
     pub first: usize,

@@ -52,7 +52,7 @@ pub(super) fn cached(
 
 /// Gradients of q, k and v.
 pub(super) fn backward(gpu: Cuda, op: &Attention, d_o: &Tensor) -> Result<[Tensor; 3]> {
-    let (q, k, v, o) = (op.q.get()?, op.k.get()?, op.v.get()?, op.o.get()?);
+    let (q, k, v, o) = (op.q.get()?, op.k.get()?, op.v.get()?, op.o.as_ref().expect("a device keeps it"));
     let room = |x: &Tensor| gpu.room(x.dtype(), x.shape());
     let (mut dq, mut dk, mut dv) = (room(&q)?, room(&k)?, room(&v)?);
     let mut delta = Buffer::new(gpu.driver(), Element::F32, op.lse.numel())?;

@@ -2,8 +2,8 @@
 //! own; query head h reads key head h / (heads / kv_heads). Tokens of one document never see another's.
 //!
 //! q, o (n, heads·D), k, v (n, kv_heads·D). Scores exist for one block of queries of one head at a time. The forward pass
-//! keeps the log-sum-exp of every row; the backward pass computes o and probabilities again from it (Dao et al., 2022):
-//! p = e^(s − lse), dp = do·vᵀ, δ = Σ do ⊙ o, ds = p ⊙ (dp − δ), dq = scale·ds·k, dk = scale·dsᵀ·q, dv = pᵀ·do.
+//! keeps the log-sum-exp of every row; the backward pass computes probabilities again from it (Dao et al., 2022):
+//! p = e^(s − lse), dp = do·vᵀ, δ = Σ p ⊙ dp = Σ do ⊙ o, ds = p ⊙ (dp − δ), dq = scale·ds·k, dk = scale·dsᵀ·q, dv = pᵀ·do.
 
 mod cpu;
 mod cuda;
@@ -19,7 +19,7 @@ use dora_kernels::launch::{AttentionHeads, AttentionTiles};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
+/// Most queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
 pub const QUERY_BLOCK: usize = 64;
 
 /// Heads of an attention layer.
@@ -106,7 +106,7 @@ pub fn attention(
         Device::Cpu => cpu::forward(q, k, v, documents, shape, scale)?,
         Device::Cuda(gpu) => cuda::forward(gpu, [q, k, v], documents, shape, scale)?,
     };
-    // A device keeps o: the next layer keeps it as well, and to compute it again costs more than its bf16 elements.
+    // A device keeps o, and takes δ from it: the next layer keeps it as well, and to compute it again costs more than its bf16 elements.
     let again = q.device() == Device::Cpu && recording(&[q, k, v]);
     let recipe = again.then(|| {
         let (q, k, v, documents) = (q.saved(), k.saved(), v.saved(), documents.clone());
@@ -116,13 +116,13 @@ pub fn attention(
         q: q.saved(),
         k: k.saved(),
         v: v.saved(),
-        o: recipe.clone().map_or_else(|| Saved::Kept(o.clone()), Saved::Again),
+        o: (q.device() != Device::Cpu).then(|| o.detach()),
         lse,
         documents: documents.clone(),
         shape,
         scale,
     };
-    Ok(record(o.clone(), &[q, k, v], saved).with_shared_recipe(recipe.clone()))
+    Ok(record(o.clone(), &[q, k, v], saved).with_shared_recipe(recipe))
 }
 
 /// Attention of a continued document's tokens, q (n, heads·D), over all of its keys and values (earlier + n, kv_heads·D), their
@@ -158,7 +158,8 @@ struct Attention {
     q: Saved,
     k: Saved,
     v: Saved,
-    o: Saved,
+    /// On a device, which takes δ from it.
+    o: Option<Tensor>,
     lse: Tensor,
     documents: Arc<Documents>,
     shape: AttentionShape,
