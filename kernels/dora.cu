@@ -147,12 +147,8 @@ __device__ void backward_slabs(const bf16* dy, const bf16* value, const float* m
         fetch(row);
         float gain[8] = {}, shift[8] = {}, of_column[8] = {};
         if (inside) {
-            float norm[8];
-            load_reused(n + at, norm);
-            load_reused(m + at, gain);
+            gains(m, n, at, gain);
             if (bias) load_reused(bias + at, shift);
-#pragma unroll
-            for (int e = 0; e < 8; e++) gain[e] = norm[e] == 0.0f ? 1.0f : gain[e] / norm[e];
         }
         uint32_t right[HELD ? PARTS : 1][COLUMNS][2];
         if constexpr (HELD) {

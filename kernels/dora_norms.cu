@@ -21,8 +21,9 @@
 // each of W's elements. A cancelled row costs in · r FMAs in f64.
 #include "low_rank.cuh"
 
-constexpr int MOST = 32;  // rows of a block of dora_norms
-constexpr int WORDS = 20; // of a layer in the table
+constexpr int MOST = 32; // rows of a block of dora_norms
+// Words of a layer in the table, and which of them are its first blocks.
+constexpr int WORDS = 20, FIRST_OF_NORMS = 17, FIRST_OF_GRAM = 18;
 
 template <class T>
 struct Layer {
@@ -34,13 +35,13 @@ struct Layer {
     int rows, block; // of dora_norms; this block's number among the layer's own
 };
 
-// The layer that this block works on: the last one whose first block, its word `first`, is not behind it.
-template <class T>
-__device__ __forceinline__ Layer<T> layer_of_block(const unsigned* layers, int count, int first) {
+// The layer that this block works on: the last one whose first block is not behind it.
+template <int FIRST, class T>
+__device__ __forceinline__ Layer<T> layer_of_block(const unsigned* layers, int count) {
     int own = -1;
     for (int i = 0; i < count; i += 32) {
         const int layer = i + threadIdx.x % 32;
-        const bool before = layer < count && ld_reused(layers + size_t(layer) * WORDS + first) <= blockIdx.x;
+        const bool before = layer < count && ld_reused(layers + size_t(layer) * WORDS + FIRST) <= blockIdx.x;
         own += __popc(__ballot_sync(0xFFFFFFFF, before));
     }
     const unsigned* at = layers + size_t(own) * WORDS;
@@ -53,7 +54,7 @@ __device__ __forceinline__ Layer<T> layer_of_block(const unsigned* layers, int c
     const auto address = [&](int i) { return uintptr_t(x[i]) | uintptr_t(x[i + 1]) << 32; };
     const auto floats = [&](int i) { return reinterpret_cast<float*>(address(i)); };
     return {reinterpret_cast<const T*>(address(0)), floats(2), floats(4), floats(6), floats(8), floats(10), int(x[12]), int(x[13]),
-        int(x[14]), __uint_as_float(x[15]), int(x[16]), int(blockIdx.x - (first == 17 ? x[17] : x[18]))};
+        int(x[14]), __uint_as_float(x[15]), int(x[16]), int(blockIdx.x - x[FIRST])};
 }
 
 // A warp a row.
@@ -91,6 +92,15 @@ __device__ void gram(float* g, const float* a, int row, int column, int inner, i
     if (threadIdx.x % 32 == 0) st(g + size_t(row) * rank + column, sum);
 }
 
+template <class T>
+__device__ __forceinline__ void gram(const unsigned* layers, int count) {
+    const auto layer = layer_of_block<FIRST_OF_GRAM, T>(layers, count);
+    const int row = layer.block % layer.rank, column = layer.block / layer.rank * WARPS + threadIdx.x / 32;
+    if (column >= layer.rank) return;
+    layer.inner % 4 == 0 ? gram<4, T>(layer.gram, layer.a, row, column, layer.inner, layer.rank)
+                         : gram<1, T>(layer.gram, layer.a, row, column, layer.inner, layer.rank);
+}
+
 // Shared memory of dora_norms: tiles of B and G, U's columns, and which rows have to be computed exactly.
 struct Tiles {
     float b[MOST][33], g[32][33], u[32][MOST + 1];
@@ -101,7 +111,7 @@ struct Tiles {
 template <int TILES, int N>
 __device__ __forceinline__ void cross(Tiles& tiles, const bf16* w, const float* a, int first, int k, int out, int inner, int rank) {
     float sum[TILES][N / 8][4];
-    onto_rank<WARPS, TILES, N, true>(w, a, first, k, out, inner, rank, sum);
+    onto_rank<TILES, N, true>(w, a, first, k, out, inner, rank, sum);
     if (threadIdx.x >= 32) return;
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
@@ -209,24 +219,15 @@ extern "C" __global__ void __launch_bounds__(256) dora_row_norms_squared_f32(flo
 extern "C" __global__ void __launch_bounds__(256) dora_row_norms_squared_bf16(float* norms, const bf16* w, int out, int inner) {
     inner % PER16<bf16> == 0 ? row_norms_squared<PER16<bf16>>(norms, w, out, inner) : row_norms_squared<1>(norms, w, out, inner);
 }
-template <class T>
-__device__ __forceinline__ void gram(const unsigned* layers, int count) {
-    const auto layer = layer_of_block<T>(layers, count, 18);
-    const int row = layer.block % layer.rank, column = layer.block / layer.rank * WARPS + threadIdx.x / 32;
-    if (column >= layer.rank) return;
-    layer.inner % 4 == 0 ? gram<4, T>(layer.gram, layer.a, row, column, layer.inner, layer.rank)
-                         : gram<1, T>(layer.gram, layer.a, row, column, layer.inner, layer.rank);
-}
-
 extern "C" __global__ void __launch_bounds__(256) dora_gram_f32(const unsigned* layers, int count) { gram<float>(layers, count); }
 extern "C" __global__ void __launch_bounds__(256) dora_gram_bf16(const unsigned* layers, int count) { gram<bf16>(layers, count); }
 extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_f32(const unsigned* layers, int count) {
     __shared__ Tiles tiles;
-    norms<1, 32>(tiles, layer_of_block<float>(layers, count, 17));
+    norms<1, 32>(tiles, layer_of_block<FIRST_OF_NORMS, float>(layers, count));
 }
 extern "C" __global__ void __launch_bounds__(256, 2) dora_norms_bf16(const unsigned* layers, int count) {
     __shared__ Tiles tiles;
-    const auto layer = layer_of_block<bf16>(layers, count, 17);
+    const auto layer = layer_of_block<FIRST_OF_NORMS, bf16>(layers, count);
     if (layer.rank > 16) norms<1, 32>(tiles, layer);
     else if (layer.rows == 16) norms<1, 16>(tiles, layer);
     else norms<2, 16>(tiles, layer);

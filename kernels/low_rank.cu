@@ -15,15 +15,14 @@
 
 // ---- project ----
 
-constexpr int PROJECT_ROWS = 32;  // of a block
-constexpr int PROJECT_WARPS = 16; // of a block, in bf16
+constexpr int PROJECT_ROWS = 32; // of a block
 
 // N columns of h from blockIdx.y · N on.
 template <int N, bool BY_ROWS>
 __device__ void project_columns(bf16* h, const bf16* x, const float* p, float s, int rows, int inner, int rank) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, first = blockIdx.x * PROJECT_ROWS, column = blockIdx.y * N;
     float sum[PROJECT_ROWS / 16][N / 8][4];
-    onto_rank<PROJECT_WARPS, PROJECT_ROWS / 16, N, BY_ROWS>(x, p, first, column, rows, inner, rank, sum);
+    onto_rank<PROJECT_ROWS / 16, N, BY_ROWS>(x, p, first, column, rows, inner, rank, sum);
     if (threadIdx.x >= 32) return;
 #pragma unroll
     for (int i = 0; i < PROJECT_ROWS / 16; i++) {
@@ -108,7 +107,8 @@ __device__ void compose_columns(const T* z, const T* h, const float* p, float s,
     int by_rows, int rows, int width, int rank) {
     int begin, end;
     block_rows(rows, begin, end);
-    for (int column = blockIdx.x * 512 + threadIdx.x; column < min(width, int(blockIdx.x + 1) * 512); column += blockDim.x) {
+    const int last = min(width, int(blockIdx.x + 1) * WARPS * STRIP);
+    for (int column = blockIdx.x * WARPS * STRIP + threadIdx.x; column < last; column += blockDim.x) {
         const float gain = gain_of(m, n, column), shift = bias ? ld_reused(bias + column) : 0.0f;
         for (int row = begin; row < end; row++) {
             float sum = 0.0f;
@@ -152,13 +152,7 @@ __device__ void compose_rows(const bf16* z, const bf16* h, const float* p, float
     float gain[8], shift[8] = {};
 #pragma unroll
     for (int i = 0; i < 8; i++) gain[i] = 1.0f;
-    if (m && inside) {
-        float norm[8];
-        load_reused(n + own, norm);
-        load_reused(m + own, gain);
-#pragma unroll
-        for (int i = 0; i < 8; i++) gain[i] = norm[i] == 0.0f ? 1.0f : gain[i] / norm[i];
-    }
+    if (m && inside) gains(m, n, own, gain);
     if (bias && inside) load_reused(bias + own, shift);
     // Rows g and g + 8 of product j are columns 8g + 2j and 8g + 2j + 1 of the warp's.
     uint2 held[STEPS ? STEPS : 1][4][2];
@@ -220,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(256) low_rank_project_f32(float* h,
     int rows, int inner, int rank) {
     project(h, x, p, s, by_rows, rows, inner, rank);
 }
-extern "C" __global__ void __launch_bounds__(512, 1) low_rank_project_bf16(bf16* h, const bf16* x, const float* p, float s, int by_rows,
+extern "C" __global__ void __launch_bounds__(256, 2) low_rank_project_bf16(bf16* h, const bf16* x, const float* p, float s, int by_rows,
     int rows, int inner, int rank) {
     project(h, x, p, s, by_rows, rows, inner, rank);
 }

@@ -1,7 +1,7 @@
 // A product onto a narrow rank, in bf16 by tensor cores: x (rows, wide) times P, a parameter of f32, A (r, wide), `BY_ROWS`, or
 // B (wide, r), rounded to bf16.
 //
-// Warp w of a block's WARPS_ takes the slices w, w + WARPS_, … of 32 along x's rows; the warps' sums are added in shared memory, always in the same
+// Warp w of a block takes the slices w, w + 8, … of 32 along x's rows; the warps' sums are added in shared memory, always in the same
 // order. A lane loads 16 bytes of a row: eight elements along the sum, which as the operands of two mma stand in another order than in
 // memory, for x and for P alike. The next slice is loaded before this one is multiplied, of P where registers allow.
 #pragma once
@@ -19,6 +19,15 @@ __device__ __forceinline__ uint4 eight(const bf16* row, int at, int inner) {
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] = at + i < inner ? ld(row + at + i).bits : 0;
     return make_uint4(pair(x[0], x[1]), pair(x[2], x[3]), pair(x[4], x[5]), pair(x[6], x[7]));
+}
+
+// g of the eight columns from `at` on.
+__device__ __forceinline__ void gains(const float* m, const float* n, int at, float (&gain)[8]) {
+    float norm[8];
+    load_reused(n + at, norm);
+    load_reused(m + at, gain);
+#pragma unroll
+    for (int i = 0; i < 8; i++) gain[i] = norm[i] == 0.0f ? 1.0f : gain[i] / norm[i];
 }
 
 // P for column n of the product: the elements `at` to `at` + 7 along the sum.
@@ -71,8 +80,8 @@ __device__ __forceinline__ void multiply_eights(float (&sum)[COLUMNS][4], uint4 
 }
 
 // Columns `column` to `column` + N − 1 of the product, for 16 · TILES rows from `first` on. The first warp has the sums, as mma has
-// them: [i][j][e] is row 16i + 8·(e/2) + lane/4, column 8j + 2·(lane%4) + e%2. Takes 32 · WARPS_ · TILES · N bytes of dynamic shared memory.
-template <int WARPS_, int TILES, int N, bool BY_ROWS>
+// them: [i][j][e] is row 16i + 8·(e/2) + lane/4, column 8j + 2·(lane%4) + e%2. Takes 256 · TILES · N bytes of dynamic shared memory.
+template <int TILES, int N, bool BY_ROWS>
 __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int first, int column, int rows, int inner, int rank,
     float (&sum)[TILES][N / 8][4]) {
     constexpr int LOADS = 2 * TILES, COLUMNS = N / 8;
@@ -98,7 +107,7 @@ __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int fir
         }
     }
     fetch(warp * SLICE + 8 * t);
-    for (int k = warp * SLICE; k < inner; k += WARPS_ * SLICE) {
+    for (int k = warp * SLICE; k < inner; k += WARPS * SLICE) {
         const int at = k + 8 * t;
 #pragma unroll
         for (int i = 0; i < LOADS; i++) a[i] = next[i];
@@ -107,7 +116,7 @@ __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int fir
 #pragma unroll
             for (int i = 0; i < 8; i++) b[j][i] = next_b[j][i];
         }
-        fetch(at + WARPS_ * SLICE);
+        fetch(at + WARPS * SLICE);
         uint4 p8[COLUMNS];
 #pragma unroll
         for (int j = 0; j < COLUMNS; j++) {
@@ -118,5 +127,5 @@ __device__ __forceinline__ void onto_rank(const bf16* x, const float* p, int fir
         for (int i = 0; i < TILES; i++) multiply_eights(sum[i], a[2 * i], a[2 * i + 1], p8);
         flops(TILES * N * SLICE);
     }
-    add_warps<WARPS_>(sum);
+    add_warps<WARPS>(sum);
 }

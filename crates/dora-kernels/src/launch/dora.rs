@@ -1,7 +1,7 @@
 //! Launchers of `kernels/dora.cu`. Rows and columns of a batch follow from the lengths of the magnitudes and of the result.
 
 use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
-use crate::launch::Columns;
+use crate::launch::{CARD, Columns};
 use crate::{Driver, Element, Error, Result, Shape, View, ViewMut};
 
 pub(super) const COMPOSE_DROPOUT: Kernel = Kernel {
@@ -71,8 +71,6 @@ const ROWS: usize = 64;
 const BACK_ROWS: usize = 32;
 /// Bytes in which its 16 warps hand 16 rows of 128 columns to the product, each row 8 elements apart from the next.
 const BACK_SHARED: u32 = 16 * 16 * (128 + 8) * 2;
-/// Blocks that fill a card.
-const CARD: usize = 264;
 /// Threads of a block.
 const THREADS: u32 = 256;
 

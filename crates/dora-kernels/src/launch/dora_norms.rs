@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::CARD;
 use super::low_rank::shared_of_sums;
 use crate::buffer::{identity, same_device};
 use crate::kernel::{ACTIVATIONS, Call, Kernel, Kind, check, f32s, int, own, u32s};
@@ -27,8 +28,6 @@ pub(super) const MERGE: Kernel = Kernel {
 };
 
 const THREADS: u32 = 256;
-/// Blocks that fill a card.
-const CARD: usize = 256;
 /// Words of a layer in the table.
 const WORDS: usize = 20;
 

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/low_rank.cu`: a low-rank update's products onto the rank and back.
 
 use crate::kernel::{ACTIVATIONS, Call, Kernel, f32s, float, int, own};
-use crate::launch::DoraColumns;
+use crate::launch::{CARD, DoraColumns};
 use crate::{Driver, Element, Result, Shape, View, ViewMut};
 
 pub(super) const PROJECT: Kernel = Kernel {
@@ -31,8 +31,6 @@ pub(super) const COMPOSE: Kernel = Kernel {
 };
 
 const THREADS: u32 = 256;
-/// Blocks that fill a card.
-const CARD: usize = 256;
 
 /// A parameter of a low-rank update, in `f32`, as a factor of a product.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +70,7 @@ fn columns_of_block(rank: usize) -> usize {
     if rank <= 16 { 16 } else { 32 }
 }
 
-/// Bytes in which eight warps of `low_rank.cuh` hand on their sums, for `tiles` of 16 rows.
+/// Bytes in which warps of `low_rank.cuh` hand on their sums, for `tiles` of 16 rows.
 pub(super) fn shared_of_sums(tiles: usize, rank: usize) -> u32 {
     (256 * tiles * columns_of_block(rank)) as u32
 }
@@ -85,8 +83,8 @@ pub fn low_rank_project(driver: &dyn Driver, mut a: LowRankProject<'_>) -> Resul
     let shape = match a.x.element {
         Element::BF16 => Shape {
             grid: [rows.div_ceil(32) as u32, rank.div_ceil(columns_of_block(rank)) as u32, 1],
-            threads: 2 * THREADS,
-            shared: 2 * shared_of_sums(2, rank),
+            threads: THREADS,
+            shared: shared_of_sums(2, rank),
         },
         _ => Shape { grid: [rows as u32, 1, 1], threads: THREADS, shared: 0 },
     };

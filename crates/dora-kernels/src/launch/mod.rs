@@ -41,6 +41,9 @@ pub use swiglu::{swiglu_backward, swiglu_forward};
 use crate::Shape;
 use crate::kernel::Kernel;
 
+/// Blocks that fill a card: two for each multiprocessor of a large one.
+const CARD: usize = 256;
+
 /// Every kernel.
 pub const KERNELS: &[&Kernel] = &[
     &adamw::SUM_OF_SQUARES,

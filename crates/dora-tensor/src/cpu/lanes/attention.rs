@@ -1,10 +1,10 @@
 //! Causal attention of one key head, a block of queries at a time: scores stand as [key][query], so that the softmax goes down the
 //! lanes, and every product reads what the one before it left. Sixteen queries see keys up to their last one's.
 
-use super::Finish;
 use super::kernel::{Ahead, Factor, Pack, tiles};
 use super::layout::{LayOut, write};
 use super::vector::{Isa, Run, Vector};
+use super::{FEW, Finish};
 use crate::cpu::{buffer, exp, recycle, scratch};
 use crate::profile;
 use ndarray::{ArrayView2, ArrayViewMut2, s};
@@ -12,6 +12,8 @@ use std::ops::Range;
 
 /// Queries whose softmax is computed together, and what a head's size has to be a multiple of.
 const SIDE: usize = 16;
+/// Most queries of a block of any instruction set.
+const MOST: usize = 64;
 /// Terms that are added in `f32`, before their sum is added to others in `f64`.
 const TERMS: usize = 256;
 
@@ -59,14 +61,15 @@ impl Queries<'_> {
 }
 
 impl<'a> KeyHead<'a> {
-    /// For the forward pass; `None` where the processor or the head's size has no kernel.
-    pub fn forward(k: ArrayView2<'a, f32>, v: ArrayView2<'a, f32>) -> Option<Self> {
-        Isa::all().next().and_then(|isa| Self::new(isa, k, v, v))
+    /// For the forward pass of so many queries; `None` where they are too few to fill lanes, or the processor or the head's size has
+    /// no kernel.
+    pub fn forward(k: ArrayView2<'a, f32>, v: ArrayView2<'a, f32>, queries: usize) -> Option<Self> {
+        Isa::all().next().filter(|_| queries >= FEW).and_then(|isa| Self::new(isa, k, v, v))
     }
 
     /// For the backward pass.
-    pub fn backward(k: ArrayView2<'a, f32>, v: ArrayView2<'a, f32>) -> Option<Self> {
-        Isa::all().next().and_then(|isa| Self::new(isa, k, v, k))
+    pub fn backward(k: ArrayView2<'a, f32>, v: ArrayView2<'a, f32>, queries: usize) -> Option<Self> {
+        Isa::all().next().filter(|_| queries >= FEW).and_then(|isa| Self::new(isa, k, v, k))
     }
 
     fn new(isa: Isa, k: ArrayView2<'a, f32>, v: ArrayView2<'a, f32>, turned: ArrayView2<'a, f32>) -> Option<Self> {
@@ -241,7 +244,7 @@ impl Run for Attend<'_, '_, '_, '_> {
             lay_out::<V>(queries.q, queries.scale, lanes, q);
             by_keys::<V>(head.k, &queries, q, scores);
         }
-        let mut weights = [[0.0; SIDE]; 64 / SIDE];
+        let mut weights = [[0.0; SIDE]; MOST / SIDE];
         for first in (0..lanes).step_by(SIDE) {
             let (all, some) = (queries.seen + first, queries.seen_by(first..first + SIDE));
             let mut max = [f32::NEG_INFINITY; SIDE];
@@ -468,10 +471,14 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_other_sizes_are_left_to_others() {
-        let x = Array2::zeros((3, 24));
-        assert!(KeyHead::forward(x.view(), x.view()).is_none());
-        let none = Array2::zeros((0, 16));
-        assert!(KeyHead::forward(none.view(), none.view()).is_none());
+    fn few_queries_and_heads_of_other_sizes_are_left_to_others() {
+        for (keys, size, queries, taken) in [(9, 24, 9, false), (0, 16, 9, false), (9, 16, 5, false), (9, 16, 6, true)]
+        {
+            let x = Array2::zeros((keys, size));
+            let taken = taken && Isa::all().next().is_some();
+            assert_eq!(KeyHead::forward(x.view(), x.view(), queries).is_some(), taken);
+            assert_eq!(KeyHead::backward(x.view(), x.view(), queries).is_some(), taken);
+        }
+        assert!(Isa::all().all(|isa| isa.block() <= MOST));
     }
 }

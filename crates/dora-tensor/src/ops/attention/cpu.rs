@@ -32,7 +32,7 @@ pub(super) fn forward(
         let lse = lse.chunks_exact_mut(range.len().max(1));
         let heads = o.axis_iter_mut(Axis(1)).zip(lse).enumerate();
         let heads = heads.map(|(g, (o, lse))| (q.slice(s![range.clone(), kv * group + g, ..]), o, lse));
-        for_heads(k, v, scale, heads);
+        for_heads(k, v, range.len(), scale, heads);
     });
     Ok((Tensor::of(o, &[n, heads * head_dim]), Tensor::of(lse, &[n, heads])))
 }
@@ -45,29 +45,25 @@ pub(super) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, 
     tasks(&mut o, n, heads, head_dim, heads, &Documents::new(&[n])).into_par_iter().for_each(|(head, _, mut o)| {
         let kv = head * kv_heads / heads;
         let (k, v) = (k.slice(s![.., kv, ..]), v.slice(s![.., kv, ..]));
-        for_heads(k, v, scale, [(q.slice(s![.., head, ..]), o.slice_mut(s![.., 0, ..]), &mut *vec![0.0; n])]);
+        for_heads(k, v, n, scale, [(q.slice(s![.., head, ..]), o.slice_mut(s![.., 0, ..]), &mut *vec![0.0; n])]);
     });
     Ok(Tensor::of(o, &[n, heads * head_dim]))
 }
-
-/// Queries below which lanes would be mostly empty.
-#[cfg(target_arch = "x86_64")]
-const FEW: usize = 6;
 
 /// Of some query heads q (t, D), o (t, D) and lse (t) for the last t of all keys (total, D).
 fn for_heads<'a>(
     k: ArrayView2<f32>,
     v: ArrayView2<f32>,
+    t: usize,
     scale: f32,
     heads: impl IntoIterator<Item = (ArrayView2<'a, f32>, ArrayViewMut2<'a, f32>, &'a mut [f32])>,
 ) {
+    let before = k.nrows() - t;
     #[cfg(target_arch = "x86_64")]
-    let mut lanes = None;
+    let lanes = KeyHead::forward(k, v, t);
     for (q, mut o, lse) in heads {
-        let (t, before) = (q.nrows(), k.nrows() - q.nrows());
         #[cfg(target_arch = "x86_64")]
-        if t >= FEW && lanes.get_or_insert_with(|| KeyHead::forward(k, v)).is_some() {
-            let head = lanes.as_ref().and_then(Option::as_ref).expect("just seen");
+        if let Some(head) = &lanes {
             for start in (0..t).step_by(head.block()) {
                 let rows = start..t.min(start + head.block());
                 let queries = Queries { q: q.slice(s![rows.clone(), ..]), seen: before + start + 1, scale };
@@ -128,7 +124,7 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
         let (mut dk, mut dv) = (dk.slice_mut(s![.., 0, ..]), dv.slice_mut(s![.., 0, ..]));
         let (k, v) = (k.slice(s![range.clone(), kv, ..]), v.slice(s![range.clone(), kv, ..]));
         #[cfg(target_arch = "x86_64")]
-        let lanes = KeyHead::backward(k, v);
+        let lanes = KeyHead::backward(k, v, range.len());
         for (g, lse) in (0..group).zip(lse.chunks_exact(range.len().max(1))) {
             let head = s![range.clone(), kv * group + g, ..];
             let (q, d_o) = (q.slice(head), d_o.slice(head));

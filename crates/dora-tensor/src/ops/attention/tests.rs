@@ -31,9 +31,13 @@ fn reference(v: &[Vec<f64>], documents: &Documents, shape: AttentionShape, scale
 
 #[test]
 fn agrees_with_f64() {
-    for (lengths, heads, kv_heads, head_dim) in
-        [(vec![1], 1, 1, 1), (vec![3, 1, 7], 6, 2, 5), (vec![0, 5, 0], 2, 2, 3), (vec![2, 9], 3, 1, 4)]
-    {
+    for (lengths, heads, kv_heads, head_dim) in [
+        (vec![1], 1, 1, 1),
+        (vec![3, 1, 7], 6, 2, 5),
+        (vec![0, 5, 0], 2, 2, 3),
+        (vec![2, 9], 3, 1, 4),
+        (vec![7, 3, 19], 4, 2, 16),
+    ] {
         let shape = AttentionShape { heads, kv_heads, head_dim };
         let documents = Arc::new(Documents::new(&lengths));
         let n = documents.tokens();
@@ -48,21 +52,26 @@ fn agrees_with_f64() {
     }
 }
 
+/// Sizes of a head that `gemm` takes, and lanes.
+const SIZES: [usize; 2] = [3, 16];
+
 /// Longer than a block of queries: three blocks and a rest.
 #[test]
 fn long_documents_agree_with_f64_and_with_the_cache() {
-    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 3 };
-    let documents = Arc::new(Documents::new(&[201]));
-    let inputs = [Input::normal(5, 0, &[201, 6]), Input::normal(5, 1, &[201, 3]), Input::normal(5, 2, &[201, 3])];
-    let [q, k, v] = inputs.each_ref().map(Input::tensor);
-    let exact: Vec<Vec<f64>> =
-        inputs.iter().map(|i| i.tensor().to_vec().into_iter().map(f64::from).collect()).collect();
-    let want = reference(&exact, &documents, shape, 1.0);
-    compare("output", &attention(&q, &k, &v, &documents, shape, 1.0).unwrap().to_vec(), &want, 2e-6);
-    for n in [1, 70] {
-        let document = Documents::continued(201 - n, n);
-        let last = attention_cached(&q.rows(201 - n, n).unwrap(), &k, &v, &document, shape, 1.0).unwrap();
-        compare("cached", &last.to_vec(), &want[(201 - n) * 6..], 2e-6);
+    for head_dim in SIZES {
+        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim };
+        let documents = Arc::new(Documents::new(&[201]));
+        let inputs = [(2, 0), (1, 1), (1, 2)].map(|(heads, stream)| Input::normal(5, stream, &[201, heads * head_dim]));
+        let [q, k, v] = inputs.each_ref().map(Input::tensor);
+        let exact: Vec<Vec<f64>> =
+            inputs.iter().map(|i| i.tensor().to_vec().into_iter().map(f64::from).collect()).collect();
+        let want = reference(&exact, &documents, shape, 0.5);
+        compare("output", &attention(&q, &k, &v, &documents, shape, 0.5).unwrap().to_vec(), &want, 2e-6);
+        for n in [1, 70] {
+            let document = Documents::continued(201 - n, n);
+            let last = attention_cached(&q.rows(201 - n, n).unwrap(), &k, &v, &document, shape, 0.5).unwrap();
+            compare("cached", &last.to_vec(), &want[(201 - n) * 2 * head_dim..], 2e-6);
+        }
     }
 }
 
@@ -70,30 +79,31 @@ fn long_documents_agree_with_f64_and_with_the_cache() {
 #[test]
 fn long_gradients_agree_with_differences() {
     use crate::{Parameter, Role, Tensor};
-    let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 3 };
-    let documents = Arc::new(Documents::new(&[131, 70]));
-    let inputs = [Input::normal(6, 0, &[201, 6]), Input::normal(6, 1, &[201, 3]), Input::normal(6, 2, &[201, 3])];
-    let leaves = inputs.each_ref().map(|i| Parameter::new("x", Role::Matrix, i.tensor()).unwrap());
-    let t = leaves.each_ref().map(Parameter::tensor);
-    let cotangent = Input::normal(6, 3, &[201, 6]).tensor();
-    let y = attention(&t[0], &t[1], &t[2], &documents, shape, 0.7).unwrap();
-    y.backward_from(cotangent.clone()).unwrap();
-    let c: Vec<f64> = cotangent.to_vec().into_iter().map(f64::from).collect();
-    let mut at: Vec<Vec<f64>> =
-        inputs.iter().map(|i| i.tensor().to_vec().into_iter().map(f64::from).collect()).collect();
-    let loss = |at: &[Vec<f64>]| {
-        reference(at, &documents, shape, 0.7f32.into()).iter().zip(&c).map(|(y, c)| y * c).sum::<f64>()
-    };
-    for (i, leaf) in leaves.iter().enumerate() {
-        let gradient: Tensor = leaf.take_gradient().unwrap();
-        for j in (0..at[i].len()).step_by(97) {
-            let x = at[i][j];
-            at[i][j] = x + 1e-5;
-            let up = loss(&at);
-            at[i][j] = x - 1e-5;
-            let numeric = (up - loss(&at)) / 2e-5;
-            at[i][j] = x;
-            compare("gradient", &gradient.to_vec()[j..=j], &[numeric], 1e-3);
+    for head_dim in SIZES {
+        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim };
+        let documents = Arc::new(Documents::new(&[131, 70]));
+        let inputs = [(2, 0), (1, 1), (1, 2)].map(|(heads, stream)| Input::normal(6, stream, &[201, heads * head_dim]));
+        let leaves = inputs.each_ref().map(|i| Parameter::new("x", Role::Matrix, i.tensor()).unwrap());
+        let t = leaves.each_ref().map(Parameter::tensor);
+        let cotangent = Input::normal(6, 3, &[201, 2 * head_dim]).tensor();
+        let y = attention(&t[0], &t[1], &t[2], &documents, shape, 0.5).unwrap();
+        y.backward_from(cotangent.clone()).unwrap();
+        let c: Vec<f64> = cotangent.to_vec().into_iter().map(f64::from).collect();
+        let mut at: Vec<Vec<f64>> =
+            inputs.iter().map(|i| i.tensor().to_vec().into_iter().map(f64::from).collect()).collect();
+        let loss =
+            |at: &[Vec<f64>]| reference(at, &documents, shape, 0.5).iter().zip(&c).map(|(y, c)| y * c).sum::<f64>();
+        for (i, leaf) in leaves.iter().enumerate() {
+            let gradient: Tensor = leaf.take_gradient().unwrap();
+            for j in (0..at[i].len()).step_by(32 * head_dim + 1) {
+                let x = at[i][j];
+                at[i][j] = x + 1e-5;
+                let up = loss(&at);
+                at[i][j] = x - 1e-5;
+                let numeric = (up - loss(&at)) / 2e-5;
+                at[i][j] = x;
+                compare("gradient", &gradient.to_vec()[j..=j], &[numeric], 1e-3);
+            }
         }
     }
 }
