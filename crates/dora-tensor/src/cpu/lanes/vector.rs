@@ -221,6 +221,8 @@ pub struct Isa(Set);
 enum Set {
     Avx2,
     Avx512,
+    #[cfg(test)]
+    Plain,
 }
 
 impl Isa {
@@ -231,11 +233,19 @@ impl Isa {
         found.into_iter().filter(|(there, _)| *there).map(|(_, set)| Isa(set))
     }
 
+    /// Those, and AVX-512's sizes on any processor.
+    #[cfg(test)]
+    pub fn tested() -> impl Iterator<Item = Isa> {
+        Self::all().chain([Isa(Set::Plain)])
+    }
+
     /// Floats of a vector.
     pub fn lanes(self) -> usize {
         match self.0 {
             Set::Avx2 => __m256::LANES,
             Set::Avx512 => __m512::LANES,
+            #[cfg(test)]
+            Set::Plain => Plain::LANES,
         }
     }
 
@@ -244,6 +254,8 @@ impl Isa {
         match self.0 {
             Set::Avx2 => __m256::LANES * __m256::VECTORS,
             Set::Avx512 => __m512::LANES * __m512::VECTORS,
+            #[cfg(test)]
+            Set::Plain => Plain::LANES * Plain::VECTORS,
         }
     }
 
@@ -254,6 +266,8 @@ impl Isa {
             match self.0 {
                 Set::Avx2 => avx2(work),
                 Set::Avx512 => avx512(work),
+                #[cfg(test)]
+                Set::Plain => work.run::<Plain>(),
             }
         }
     }
@@ -269,4 +283,58 @@ fn avx2(work: impl Run) {
 fn avx512(work: impl Run) {
     // SAFETY: the processor has it, or this could not be called.
     unsafe { work.run::<__m512>() }
+}
+
+/// AVX-512's sizes without its instructions, so that what depends on the sizes alone is tested on every processor.
+#[cfg(test)]
+#[derive(Clone, Copy)]
+pub struct Plain([f32; 16]);
+
+#[cfg(test)]
+#[expect(clippy::undocumented_unsafe_blocks, reason = "each is by the caller's word, as the trait says")]
+impl Vector for Plain {
+    const LANES: usize = 16;
+    const VECTORS: usize = 4;
+    const DEPTH: usize = 256;
+
+    unsafe fn zero() -> Self {
+        Plain([0.0; 16])
+    }
+
+    unsafe fn spread(x: f32) -> Self {
+        Plain([x; 16])
+    }
+
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Self::load_first(16, from) }
+    }
+
+    unsafe fn load_first(count: usize, from: *const f32) -> Self {
+        Plain(std::array::from_fn(|i| if i < count { unsafe { *from.add(i) } } else { 0.0 }))
+    }
+
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { self.store_first(16, to) }
+    }
+
+    unsafe fn store_first(self, count: usize, to: *mut f32) {
+        self.0.iter().take(count).enumerate().for_each(|(i, &x)| unsafe { *to.add(i) = x });
+    }
+
+    unsafe fn add(self, other: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    unsafe fn mul(self, other: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] * other.0[i]))
+    }
+
+    unsafe fn mul_add(self, factor: Self, sum: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], sum.0[i])))
+    }
+
+    unsafe fn turn(rows: &mut [Self; MOST_LANES]) {
+        let from = *rows;
+        *rows = std::array::from_fn(|i| Plain(std::array::from_fn(|j| from[j].0[i])));
+    }
 }
