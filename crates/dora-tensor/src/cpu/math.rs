@@ -14,10 +14,16 @@ pub fn simd<T>(f: impl FnOnce() -> T) -> T {
             (self.0)()
         }
     }
+    dispatch(Run(f))
+}
+
+/// Does the work compiled for the widest instruction set.
+#[inline(always)]
+fn dispatch<W: pulp::WithSimd>(work: W) -> W::Output {
     thread_local! {
         static ARCH: pulp::Arch = pulp::Arch::new();
     }
-    ARCH.with(|arch| arch.dispatch(Run(f)))
+    ARCH.with(|arch| arch.dispatch(work))
 }
 
 /// e^x to about 2 ulp for x in [-87, 88]; 0 below and +inf above that range, NaN for NaN. Vectorises.
@@ -72,18 +78,25 @@ pub(crate) fn reduce(row: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f3
     lanes.into_iter().fold(rest, f)
 }
 
-/// Σ a·b in 16 lanes.
-#[inline(always)]
+/// Σ a·b in 16 lanes. (A closure of this size would not be inlined into the code for the instruction set, and `mul_add` be a call.)
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let (mut ca, mut cb) = (a.chunks_exact(16), b.chunks_exact(16));
-    for (x, y) in (&mut ca).zip(&mut cb) {
-        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
-            *lane = x.mul_add(y, *lane);
+    struct Dot<'a>(&'a [f32], &'a [f32]);
+    impl pulp::WithSimd for Dot<'_> {
+        type Output = f32;
+        #[inline(always)]
+        fn with_simd<S: pulp::Simd>(self, _: S) -> f32 {
+            let mut lanes = [0.0f32; 16];
+            let (mut a, mut b) = (self.0.chunks_exact(16), self.1.chunks_exact(16));
+            for (x, y) in (&mut a).zip(&mut b) {
+                for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+                    *lane = x.mul_add(y, *lane);
+                }
+            }
+            let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
+            lanes.into_iter().sum::<f32>() + rest
         }
     }
-    let rest: f32 = ca.remainder().iter().zip(cb.remainder()).map(|(x, y)| x * y).sum();
-    lanes.into_iter().sum::<f32>() + rest
+    dispatch(Dot(a, b))
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ pub fn for_row_panels<T: Send>(
 ) -> Vec<T> {
     let (out, inner) = w.dim();
     let fitting = (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE);
-    let size = fitting.min(out.div_ceil(16).next_multiple_of(STRIPE)).max(1);
+    let size = fitting.min(out.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(STRIPE)).max(1);
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);

@@ -1,7 +1,7 @@
 //! Causal attention of one key head, a block of queries at a time: scores stand as [key][query], so that the softmax goes down the
 //! lanes, and every product reads what the one before it left. Sixteen queries see keys up to their last one's.
 
-use super::kernel::{Ahead, Factor, Pack, tiles};
+use super::kernel::{Factor, Pack, tiles};
 use super::layout::{LayOut, write};
 use super::vector::{Isa, Run, Vector};
 use super::{FEW, Finish};
@@ -140,7 +140,7 @@ unsafe fn by_keys<V: Vector>(keys: ArrayView2<f32>, queries: &Queries, across: &
         let (from, to) = (across.as_ptr().wrapping_add(group.start), scores.as_mut_ptr().wrapping_add(group.start));
         let vectors = group.len() / V::LANES;
         // SAFETY: the keys have these columns, there is a row of `lanes` for each, and `scores` has one for each key.
-        unsafe { tiles::<V>(vectors, &w, 0..d, (from, lanes), (to, lanes), false, &mut Ahead::nothing()) };
+        unsafe { tiles::<V>(vectors, &w, 0..d, (from, lanes), (to, lanes), false, &mut []) };
     }
 }
 
@@ -161,7 +161,7 @@ unsafe fn over_keys<V: Vector>(w: &[f32], d: usize, queries: &Queries, across: &
             let from = across.as_ptr().wrapping_add(start * lanes + group.start);
             let vectors = group.len() / V::LANES;
             // SAFETY: w has these columns, there is a row of `lanes` for each, and `sums` has one for each row of w.
-            unsafe { tiles::<V>(vectors, &w, part, (from, lanes), (to, lanes), start > 0, &mut Ahead::nothing()) };
+            unsafe { tiles::<V>(vectors, &w, part, (from, lanes), (to, lanes), start > 0, &mut []) };
         }
     }
 }
@@ -181,7 +181,7 @@ unsafe fn to_keys<V: Vector>(w: &[f32], lanes: usize, x: &[f32], m: usize, c: &m
         let (from, to) = (x.as_ptr().wrapping_add(group.start), c.as_mut_ptr().wrapping_add(group.start));
         let vectors = group.len() / V::LANES;
         // SAFETY: x has a row of D for each of w's columns, c one for each of its rows, and they are contiguous.
-        unsafe { tiles::<V>(vectors, &w, 0..m, (from, d), (to, stride), true, &mut Ahead::nothing()) };
+        unsafe { tiles::<V>(vectors, &w, 0..m, (from, d), (to, stride), true, &mut []) };
     }
 }
 

@@ -2,9 +2,10 @@
 //! lie side by side, the last block filled up with zeros to whole vectors.
 
 use super::Finish;
+use super::kernel::Ahead;
 use super::vector::{Isa, MOST_LANES, Run, Vector};
 use crate::cpu::{buffer, recycle};
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -93,6 +94,9 @@ unsafe fn load<V: Vector>(v: Option<&[f32]>, start: usize, count: usize) -> Opti
     }
 }
 
+/// Floats of a line of a cache.
+pub const LINE: usize = 16;
+
 /// Lays out some columns of the rows from `first` on, as [columns][lanes]; rows of x are contiguous.
 pub struct LayOut<'a> {
     pub x: ArrayView2<'a, f32>,
@@ -106,9 +110,16 @@ pub struct LayOut<'a> {
 impl Run for LayOut<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
+        /// Columns that are asked for ahead of their turn: of so many rows at once, the processor does not notice by itself.
+        const AHEAD: usize = 4 * LINE;
         let LayOut { x, first, columns, gain, lanes, data } = self;
+        let rows = x.slice(s![first..x.nrows().min(first + lanes), ..]);
         for start in columns.clone().step_by(V::LANES) {
             let width = (columns.end - start).min(V::LANES);
+            if start.is_multiple_of(LINE) {
+                let from = rows.as_ptr().wrapping_add(start + AHEAD);
+                Ahead::new(from, rows.nrows(), rows.strides()[0] as usize, 1).within(1).ask();
+            }
             // SAFETY: `width` keeps loads inside of the gain, and of a row that is there and contiguous; what is stored is a
             // slice of a vector's length.
             unsafe {
@@ -162,33 +173,37 @@ pub unsafe fn write<V: Vector>(sums: &[f32], first: usize, finish: &Finish, y: &
     let (stride, lanes) = (y.strides()[0], sums.len() / width.max(1));
     assert!(width <= 1 || y.strides()[1] == 1, "rows of y are contiguous");
     assert!([finish.scale, finish.bias].into_iter().flatten().all(|v| v.len() == width), "a value for each column");
-    for start in (0..width).step_by(V::LANES) {
-        let columns = (width - start).min(V::LANES);
-        // SAFETY: `columns` keeps loads and stores inside of rows that are there and contiguous, and of scale and bias, whose
-        // length was checked; sums are read by slices of a vector's length.
-        unsafe {
-            let (scale, bias) = (load(finish.scale, start, columns), load(finish.bias, start, columns));
-            for lane in (0..lanes).step_by(V::LANES) {
-                let mut square = [V::zero(); MOST_LANES];
-                for (i, row) in square.iter_mut().enumerate().take(columns) {
-                    *row = V::load(sums[(start + i) * lanes + lane..][..V::LANES].as_ptr());
+    for lane in (0..lanes).step_by(V::LANES) {
+        let rows = V::LANES.min(n - (first + lane).min(n));
+        for line in (0..width).step_by(LINE) {
+            // SAFETY: `columns` keeps stores inside of rows that are there and contiguous; sums are read by slices of a vector's
+            // length.
+            unsafe {
+                let mut squares = [[V::zero(); MOST_LANES]; 2];
+                let starts = || (line..width.min(line + LINE)).step_by(V::LANES);
+                for (square, start) in squares.iter_mut().zip(starts()) {
+                    for (row, column) in square.iter_mut().zip(start..width).take(V::LANES) {
+                        *row = V::load(sums[column * lanes + lane..][..V::LANES].as_ptr());
+                        if let Some(scale) = finish.scale {
+                            *row = row.mul(V::spread(scale[column]));
+                        }
+                        if let Some(bias) = finish.bias {
+                            *row = row.add(V::spread(bias[column]));
+                        }
+                    }
+                    V::turn(square);
                 }
-                V::turn(&mut square);
-                let rows = V::LANES.min(n - (first + lane).min(n));
-                for (i, mut row) in square.into_iter().enumerate().take(rows) {
-                    let to = y.as_mut_ptr().offset((first + lane + i) as isize * stride).add(start);
-                    if let Some(scale) = scale {
-                        row = row.mul(scale);
-                    }
-                    if let Some(bias) = bias {
-                        row = row.add(bias);
-                    }
-                    if finish.add {
-                        row = row.add(V::load_first(columns, to));
-                    }
-                    match columns == V::LANES {
-                        true => row.store(to),
-                        false => row.store_first(columns, to),
+                for i in 0..rows {
+                    for (square, start) in squares.iter().zip(starts()) {
+                        let (mut row, columns) = (square[i], (width - start).min(V::LANES));
+                        let to = y.as_mut_ptr().offset((first + lane + i) as isize * stride).add(start);
+                        if finish.add {
+                            row = row.add(V::load_first(columns, to));
+                        }
+                        match columns == V::LANES {
+                            true => row.store(to),
+                            false => row.store_first(columns, to),
+                        }
                     }
                 }
             }

@@ -21,7 +21,7 @@ use crate::profile;
 #[cfg(target_arch = "x86_64")]
 pub use attention::{KeyHead, Queries};
 #[cfg(target_arch = "x86_64")]
-use kernel::{GATHERED, Gather, LanesTerm, ROWS, SumOfProducts};
+use kernel::{Ahead, Factor, GATHERED, Gather, LanesTerm, PackRows, ROWS, SumOfProducts};
 #[cfg(target_arch = "x86_64")]
 use layout::Lanes;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
@@ -29,10 +29,14 @@ use rayon::prelude::*;
 use std::ops::Range;
 pub use through::{Gradient, through};
 #[cfg(target_arch = "x86_64")]
-use vector::Isa;
+use vector::{Isa, MOST_LANES};
 
 /// Rows below which vectors would be mostly empty.
 const FEW: usize = 6;
+
+/// Rows of x from which on w is packed for them, where its rows are contiguous. Fewer do not pay for it.
+#[cfg(target_arch = "x86_64")]
+const PACKED_FROM: usize = 256;
 
 /// Activations (n, k), laid out for products.
 pub struct Operand<'a>(Layout<'a>);
@@ -124,12 +128,12 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     #[cfg(target_arch = "x86_64")]
     {
         let lanes = terms.iter().map(|term| match &term.x.0 {
-            Layout::Lanes(x) => Some(LanesTerm { x, columns: term.columns.clone(), w: term.w, goes_on: term.goes_on }),
+            Layout::Lanes(x) => Some((x, term)),
             Layout::Plain(..) | Layout::Own(_) => None,
         });
-        if let Some(lanes) = lanes.collect::<Option<Vec<_>>>() {
-            terms.iter().for_each(|term| profile::flops(2 * y.nrows() * y.ncols() * term.columns.len()));
-            return in_lanes(&lanes, finish, 0, y);
+        if let Some(terms) = lanes.collect::<Option<Vec<_>>>() {
+            terms.iter().for_each(|(_, term)| profile::flops(2 * y.nrows() * y.ncols() * term.columns.len()));
+            return packed_in_lanes(&terms, finish, y);
         }
     }
     assert!(finish.scale.is_none() || !finish.add, "what is there already is not scaled");
@@ -152,6 +156,29 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
     }
 }
 
+/// y becomes the sum of the terms, whose w is packed first if that pays.
+#[cfg(target_arch = "x86_64")]
+fn packed_in_lanes(terms: &[(&Lanes, &Term)], finish: &Finish, y: ArrayViewMut2<f32>) {
+    let many = y.nrows() >= PACKED_FROM;
+    let packs = |w: &ArrayView2<f32>| many && !w.is_empty() && w.strides()[1] == 1;
+    let room = terms.iter().filter(|(_, term)| packs(&term.w)).map(|(_, term)| term.w.len() + MOST_LANES).sum();
+    scratch(room, |mut room| {
+        let mut of_lanes = Vec::with_capacity(terms.len());
+        for (x, term) in terms {
+            let (w, ahead) = if packs(&term.w) {
+                let (packed, rest) = room.split_at_mut(term.w.len() + MOST_LANES);
+                room = rest;
+                x.isa().run(PackRows { w: term.w, packed });
+                (Factor::Packed(&packed[..term.w.len()], term.w.nrows()), Ahead::nothing())
+            } else {
+                (Factor::View(term.w), if term.goes_on { Ahead::behind(&term.w) } else { Ahead::nothing() })
+            };
+            of_lanes.push(LanesTerm { x, columns: term.columns.clone(), w, ahead });
+        }
+        in_lanes(&of_lanes, finish, 0, y);
+    });
+}
+
 /// y, the rows of x from `first` on, becomes the sum of the terms.
 #[cfg(target_arch = "x86_64")]
 fn in_lanes(terms: &[LanesTerm], finish: &Finish, first: usize, y: ArrayViewMut2<f32>) {
@@ -171,7 +198,8 @@ pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, m
             parts.zip(w.axis_chunks_iter(Axis(0), ROWS)).enumerate().for_each(|(part, (y, w))| {
                 let scale = scale.map(|scale| &scale[part * ROWS..][..w.nrows()]);
                 let finish = Finish { scale, ..Finish::default() };
-                let term = LanesTerm { x: lanes, columns: 0..w.ncols(), w, goes_on: false };
+                let w = Factor::View(w);
+                let term = LanesTerm { x: lanes, columns: 0..w.columns(), w, ahead: Ahead::nothing() };
                 in_lanes(&[term], &finish, block * size, y);
             });
         });
@@ -196,7 +224,7 @@ pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, mut c: ArrayViewMut2<f32>)
 
 #[cfg(target_arch = "x86_64")]
 fn gather_in_lanes(isa: Isa, w: ArrayView2<f32>, x: ArrayView2<f32>, c: ArrayViewMut2<f32>) {
-    scratch(GATHERED * isa.block(), |room| isa.run(Gather { w, x, room, c }));
+    scratch(GATHERED * x.ncols(), |room| isa.run(Gather { w, x, room, c }));
 }
 
 #[cfg(test)]
@@ -216,9 +244,17 @@ mod tests {
     #[test]
     fn sums_of_products_agree_with_f64_at_awkward_sizes() {
         let mut rng = Philox::new(3, 0);
-        for (n, k, j) in
-            [(1, 7, 3), (6, 1, 1), (17, 300, 6), (64, 257, 13), (65, 16, 48), (131, 517, 97), (16, 0, 5), (0, 3, 4)]
-        {
+        for (n, k, j) in [
+            (1, 7, 3),
+            (6, 1, 1),
+            (17, 300, 6),
+            (64, 257, 13),
+            (65, 16, 48),
+            (131, 517, 97),
+            (259, 43, 17),
+            (256, 0, 5),
+            (0, 3, 4),
+        ] {
             for transposed in [false, true] {
                 let (x, h) = (random(&mut rng, (n, k)), random(&mut rng, (n, 5)));
                 let (w, b) = (random(&mut rng, (j, k + 2)), random(&mut rng, (j, 5)));

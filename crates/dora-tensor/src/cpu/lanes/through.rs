@@ -205,7 +205,7 @@ mod lanes {
                     rows: start..start + dx.nrows(),
                     sums: sum,
                     add: true,
-                    ahead: Ahead::nothing(),
+                    ahead: Ahead::of(&dx.view()),
                 });
             }
             isa.run(Write { sums: sum, finish: &Finish::default(), y: dx });

@@ -176,7 +176,7 @@ fn attend_back(
             let seen = keys - m + i + 1;
             simd(|| p[..seen].iter_mut().for_each(|p| *p = exp(*p - lse[i])));
             // δ = Σ p·dp, which is Σ do·o.
-            let delta = simd(|| dot(&p[..seen], &ds[..seen]));
+            let delta = dot(&p[..seen], &ds[..seen]);
             simd(|| p[..seen].iter().zip(&mut ds[..seen]).for_each(|(p, ds)| *ds = p * (*ds - delta)));
             p[seen..].fill(0.0);
             ds[seen..].fill(0.0);

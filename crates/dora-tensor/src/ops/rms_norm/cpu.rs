@@ -8,7 +8,7 @@ pub(super) fn rstd(x: &[f32], width: usize, eps: f32) -> Vec<f32> {
     map_blocks(rows, width, |range| {
         let one = |row: usize| {
             let x = &x[row * width..(row + 1) * width];
-            1.0 / (simd(|| dot(x, x)) / width as f32 + eps).sqrt()
+            1.0 / (dot(x, x) / width as f32 + eps).sqrt()
         };
         range.map(one).collect::<Vec<_>>()
     })
@@ -34,7 +34,7 @@ pub(super) fn input_gradient(x: &[f32], weight: &[f32], rstd: &[f32], dy: &mut [
         for (i, dy) in dy.chunks_exact_mut(width).enumerate() {
             let (x, rstd) = (&x[(first + i) * width..(first + i + 1) * width], rstd[first + i]);
             simd(|| dy.iter_mut().zip(weight).for_each(|(d, w)| *d *= w));
-            let mean = simd(|| dot(dy, x)) * rstd / width as f32;
+            let mean = dot(dy, x) * rstd / width as f32;
             simd(|| dy.iter_mut().zip(x).for_each(|(d, x)| *d = rstd * (*d - x * rstd * mean)));
         }
     });
