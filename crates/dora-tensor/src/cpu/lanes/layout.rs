@@ -80,20 +80,6 @@ impl Lanes {
     }
 }
 
-/// `count` elements from `start` on, if there are any.
-///
-/// # Safety
-/// The processor must have the vector's instruction set.
-#[inline(always)]
-#[expect(clippy::manual_map, reason = "a closure is not sure to be compiled for the instruction set")]
-unsafe fn load<V: Vector>(v: Option<&[f32]>, start: usize, count: usize) -> Option<V> {
-    match v {
-        // SAFETY: a slice of that length.
-        Some(v) => Some(unsafe { V::load_first(count, v[start..start + count].as_ptr()) }),
-        None => None,
-    }
-}
-
 /// Floats of a line of a cache.
 pub const LINE: usize = 16;
 
@@ -114,36 +100,58 @@ impl Run for LayOut<'_> {
         const AHEAD: usize = 4 * LINE;
         let LayOut { x, first, columns, gain, lanes, data } = self;
         let rows = x.slice(s![first..x.nrows().min(first + lanes), ..]);
+        let stride = rows.strides()[0];
         for start in columns.clone().step_by(V::LANES) {
             let width = (columns.end - start).min(V::LANES);
             if start.is_multiple_of(LINE) {
                 let from = rows.as_ptr().wrapping_add(start + AHEAD);
-                Ahead::new(from, rows.nrows(), rows.strides()[0] as usize, 1).within(1).ask();
+                Ahead::new(from, rows.nrows(), stride as usize, 1).within(1).ask();
             }
-            // SAFETY: `width` keeps loads inside of the gain, and of a row that is there and contiguous; what is stored is a
-            // slice of a vector's length.
+            // SAFETY: `width` keeps loads inside of the gain, and of `there` rows that are there and contiguous.
             unsafe {
-                let gain = load(gain, start, width);
+                let gain = match gain {
+                    Some(gain) => V::load_first(width, gain[start..start + width].as_ptr()),
+                    None => V::spread(1.0),
+                };
                 for lane in (0..lanes).step_by(V::LANES) {
-                    let mut square = [V::zero(); MOST_LANES];
-                    for (i, row) in square.iter_mut().enumerate().take(V::LANES) {
-                        let at = first + lane + i;
-                        if at < x.nrows() {
-                            let from = x.as_ptr().offset(at as isize * x.strides()[0]).add(start);
-                            let loaded = match width == V::LANES {
-                                true => V::load(from),
-                                false => V::load_first(width, from),
-                            };
-                            *row = if let Some(gain) = gain { loaded.mul(gain) } else { loaded };
-                        }
-                    }
-                    V::turn(&mut square);
-                    for (i, column) in square.into_iter().enumerate().take(width) {
-                        let to = &mut data[(start - columns.start + i) * lanes + lane..][..V::LANES];
-                        column.store(to.as_mut_ptr());
+                    let there = (rows.nrows() - lane.min(rows.nrows())).min(V::LANES);
+                    let from = (rows.as_ptr().wrapping_offset(lane as isize * stride).wrapping_add(start), stride);
+                    let to = &mut data[(start - columns.start) * lanes + lane..];
+                    // Sizes that are known when this is compiled leave no branch.
+                    match there == V::LANES && width == V::LANES {
+                        true => lay_out::<V>(from, (V::LANES, V::LANES), gain, to, lanes),
+                        false => lay_out::<V>(from, (there, width), gain, to, lanes),
                     }
                 }
             }
+        }
+    }
+}
+
+/// Lays out a square: `rows` rows of `columns` elements, which begin `stride` behind each other, times `gain`, as
+/// [columns][lanes] in steps of `step`.
+///
+/// # Safety
+/// These rows must be there.
+#[inline(always)]
+unsafe fn lay_out<V: Vector>(
+    (from, stride): (*const f32, isize),
+    (rows, columns): (usize, usize),
+    gain: V,
+    to: &mut [f32],
+    step: usize,
+) {
+    assert!(columns == 0 || to.len() >= (columns - 1) * step + V::LANES, "room for every column");
+    // SAFETY: by the caller's word, and the room that was asked for.
+    unsafe {
+        let mut square = [V::zero(); MOST_LANES];
+        for (i, row) in square.iter_mut().enumerate().take(rows) {
+            let from = from.offset(i as isize * stride);
+            *row = if columns == V::LANES { V::load(from) } else { V::load_first(columns, from) }.mul(gain);
+        }
+        V::turn(&mut square);
+        for (i, column) in square.into_iter().enumerate().take(columns) {
+            column.store(to.as_mut_ptr().add(i * step));
         }
     }
 }
@@ -175,36 +183,62 @@ pub unsafe fn write<V: Vector>(sums: &[f32], first: usize, finish: &Finish, y: &
     assert!([finish.scale, finish.bias].into_iter().flatten().all(|v| v.len() == width), "a value for each column");
     for lane in (0..lanes).step_by(V::LANES) {
         let rows = V::LANES.min(n - (first + lane).min(n));
-        for line in (0..width).step_by(LINE) {
-            // SAFETY: `columns` keeps stores inside of rows that are there and contiguous; sums are read by slices of a vector's
-            // length.
+        for start in (0..width).step_by(LINE) {
+            let columns = (width - start).min(LINE);
+            // SAFETY: these rows and columns are there, and rows are contiguous.
             unsafe {
-                let mut squares = [[V::zero(); MOST_LANES]; 2];
-                let starts = || (line..width.min(line + LINE)).step_by(V::LANES);
-                for (square, start) in squares.iter_mut().zip(starts()) {
-                    for (row, column) in square.iter_mut().zip(start..width).take(V::LANES) {
-                        *row = V::load(sums[column * lanes + lane..][..V::LANES].as_ptr());
-                        if let Some(scale) = finish.scale {
-                            *row = row.mul(V::spread(scale[column]));
-                        }
-                        if let Some(bias) = finish.bias {
-                            *row = row.add(V::spread(bias[column]));
-                        }
-                    }
-                    V::turn(square);
+                let to = (y.as_mut_ptr().wrapping_offset((first + lane) as isize * stride).wrapping_add(start), stride);
+                let from = (&sums[start * lanes + lane..], lanes);
+                // Sizes that are known when this is compiled leave no branch.
+                match rows == V::LANES && columns == LINE {
+                    true => write_lines::<V>(from, start, finish, to, (V::LANES, LINE)),
+                    false => write_lines::<V>(from, start, finish, to, (rows, columns)),
                 }
-                for i in 0..rows {
-                    for (square, start) in squares.iter().zip(starts()) {
-                        let (mut row, columns) = (square[i], (width - start).min(V::LANES));
-                        let to = y.as_mut_ptr().offset((first + lane + i) as isize * stride).add(start);
-                        if finish.add {
-                            row = row.add(V::load_first(columns, to));
-                        }
-                        match columns == V::LANES {
-                            true => row.store(to),
-                            false => row.store_first(columns, to),
-                        }
-                    }
+            }
+        }
+    }
+}
+
+/// Writes a line of each of so many rows, which begin `stride` behind each other, from the columns of sums in steps of `step`;
+/// the first is column `start` of y.
+///
+/// # Safety
+/// So many columns of the rows must be there.
+#[inline(always)]
+unsafe fn write_lines<V: Vector>(
+    (sums, step): (&[f32], usize),
+    start: usize,
+    finish: &Finish,
+    (to, stride): (*mut f32, isize),
+    (rows, columns): (usize, usize),
+) {
+    assert!(columns == 0 || sums.len() >= (columns - 1) * step + V::LANES, "a sum for every column");
+    // SAFETY: by the caller's word, and the sums that were asked for.
+    unsafe {
+        let mut squares = [[V::zero(); MOST_LANES]; 2];
+        for (part, square) in squares.iter_mut().enumerate().take(columns.div_ceil(V::LANES)) {
+            for (i, row) in square.iter_mut().enumerate().take(V::LANES.min(columns - part * V::LANES)) {
+                let column = part * V::LANES + i;
+                *row = V::load(sums.as_ptr().add(column * step));
+                if let Some(scale) = finish.scale {
+                    *row = row.mul(V::spread(scale[start + column]));
+                }
+                if let Some(bias) = finish.bias {
+                    *row = row.add(V::spread(bias[start + column]));
+                }
+            }
+            V::turn(square);
+        }
+        for i in 0..rows {
+            for (part, square) in squares.iter().enumerate().take(columns.div_ceil(V::LANES)) {
+                let (mut row, some) = (square[i], V::LANES.min(columns - part * V::LANES));
+                let to = to.offset(i as isize * stride).add(part * V::LANES);
+                if finish.add {
+                    row = row.add(V::load_first(some, to));
+                }
+                match some == V::LANES {
+                    true => row.store(to),
+                    false => row.store_first(some, to),
                 }
             }
         }

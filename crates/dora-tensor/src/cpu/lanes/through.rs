@@ -67,9 +67,11 @@ mod lanes {
     /// the second-level one.
     const DEPTH: usize = 96;
     /// Rows of dy, at most, that go through W together, and of which a part's are a multiple; for other parts W is packed anew.
-    const CHUNK: (usize, usize) = (512, 64);
+    const CHUNK: (usize, usize) = (1024, 64);
     /// Columns of W, about, that go together, and at least.
     const PIECE: (usize, usize) = (576, 192);
+    /// Rows of dy beyond which a part is long.
+    const FEW_ROWS: usize = 256;
     /// Rows of dy up to which W's rows are cut into two runs, whose sums are added up; and rows of W, at least, of a run.
     const TWO_RUNS: (usize, usize) = (1024, 96);
 
@@ -91,10 +93,12 @@ mod lanes {
         let runs = if n <= TWO_RUNS.0 && out >= 2 * TWO_RUNS.1 { 2 } else { 1 };
         let height = out.div_ceil(runs);
         let threads = rayon::current_num_threads();
-        let most = n.div_ceil(threads).clamp(CHUNK.1, CHUNK.0);
+        let most = n.div_ceil(threads.div_ceil(runs)).clamp(CHUNK.1, CHUNK.0);
         let chunk = n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(CHUNK.1).max(CHUNK.1);
         let parts = n.div_ceil(chunk).max(1) * runs;
-        let pieces = threads.div_ceil(parts).min(inner / PIECE.1).max(inner / PIECE.0).max(1);
+        // More than one for each thread, where one of them is long.
+        let wanted = if n > FEW_ROWS { 2 * threads } else { threads };
+        let pieces = wanted.div_ceil(parts).min(inner / PIECE.1).max(inner / PIECE.0).max(1);
         let width = inner.div_ceil(pieces).next_multiple_of(48).max(48);
         dx.axis_chunks_iter_mut(Axis(1), width).into_par_iter().enumerate().for_each(|(piece, mut dx)| {
             let columns = piece * width..piece * width + dx.ncols();
