@@ -1,7 +1,7 @@
 //! Products with a frozen matrix W (out, in), a panel of it at a time. Weights in `f32` are read where they lie, if the product
 //! does so ([`Operand::reads_in_place`]); else the panel is brought into scratch that fits a core's cache, widened if need be, and
 //! multiplied on the same thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
-//! depend on W's shape alone.
+//! depend on W's shape alone: `gemm` sums few rows in an order that depends on them.
 
 use super::lanes::{Finish, Gradient, Operand, Term, sum_of_products, through};
 use super::{scratch, simd};
@@ -57,6 +57,8 @@ pub fn widen_rectangle<T: Widen>(w: &[T], width: usize, rows: Range<usize>, colu
 
 /// Elements of a panel: 1 MiB, about a core's second-level cache.
 pub const PANEL: usize = 1 << 18;
+/// Panels of rows, about, of a small W.
+const PANELS: usize = 16;
 /// Rows or columns that a panel is a multiple of: three vectors of 16, the width of a register block of `gemm`.
 const STRIPE: usize = 48;
 
@@ -94,7 +96,7 @@ pub fn for_row_panels<T: Send>(
 ) -> Vec<T> {
     let (out, inner) = w.dim();
     let fitting = (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE);
-    let size = fitting.min(out.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(STRIPE)).max(1);
+    let size = fitting.min(out.div_ceil(PANELS).next_multiple_of(STRIPE)).max(1);
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);

@@ -1,7 +1,7 @@
 //! Products of activations x (n, k) with a few rows of a matrix w (j, k): y = x·wᵀ. Where AVX2 or AVX-512 is at hand x is laid
-//! out once with its rows side by side in the lanes of vectors, and elements of w are spread over a vector as they come: w is read
-//! where it lies and never packed. So a product of few rows, which reads each weight for little work, runs near the rate of a
-//! large one. Elsewhere, and for fewer rows than [`FEW`], the `gemm` crate does it.
+//! out once with its rows side by side in the lanes of vectors, and elements of w are spread over a vector as they come: for few
+//! rows, where each weight that is read does little work, w is read where it lies, so that their product runs near the rate of a
+//! large one; for many it is packed first. Elsewhere, and for fewer rows than [`FEW`], the `gemm` crate does it.
 
 #[cfg(target_arch = "x86_64")]
 mod attention;

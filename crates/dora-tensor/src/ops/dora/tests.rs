@@ -205,3 +205,25 @@ fn merged_weights_compute_the_same() {
     let y = lora_linear(&x, &weight, None, &update).unwrap();
     compare("lora", &first(plain(merged(&*weight, &update, None).unwrap())), &wide(first(y)), 1e-5);
 }
+
+/// With panels of W of several sizes, a last one of few rows, and rows of x that are few, not many, and many.
+#[test]
+fn the_number_of_threads_moves_no_bit() {
+    let (inner, out, r) = (97, 581, 5);
+    let (weight, _) = weight(11, out, inner);
+    let base = weight.row_norms_squared().unwrap();
+    let of = |seed, shape: &[usize]| Input::normal(11, seed, shape).tensor();
+    let update = LowRank { a: of(1, &[r, inner]), b: of(2, &[out, r]), scaling: S as f32, dropout: None };
+    let m = of(3, &[out]);
+    for n in [3, 17, 300] {
+        let x = of(4, &[n, inner]);
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let (y, norms) = pool.install(|| dora_linear(&x, &weight, None, &update, &m, Norms::From(&base))).unwrap();
+            (y.to_vec(), norms.to_vec())
+        };
+        let one = with(1);
+        assert!(one.0.iter().chain(&one.1).all(|x| x.is_finite() && *x != 0.0));
+        assert!([2, 3, 16].into_iter().all(|threads| with(threads) == one), "{n} rows");
+    }
+}
