@@ -236,7 +236,8 @@ unsafe fn tile<V: Vector, const J: usize, const N: usize>(
     // SAFETY: all within what the caller answers for.
     unsafe {
         let mut sum = [[V::zero(); N]; J];
-        let whole = depth / UNROLLED * UNROLLED;
+        // Smaller tiles are few, and take long to compile.
+        let whole = if J == ROWS && N == V::VECTORS { depth / UNROLLED * UNROLLED } else { 0 };
         for start in (0..whole).step_by(UNROLLED) {
             for i in 0..UNROLLED {
                 add_column::<V, J, N>(start + i, (w, along), (x, x_stride), &mut sum);
