@@ -1,8 +1,9 @@
 //! Causal attention of one key head, a block of queries at a time: scores stand as [key][query], so that the softmax goes down the
 //! lanes, and every product reads what the one before it left. Sixteen queries see keys up to their last one's.
 
-use super::kernel::{Factor, Pack, tiles};
+use super::kernel::{Factor, tiles};
 use super::layout::{LayOut, write};
+use super::pack::Pack;
 use super::vector::{Isa, Run, Vector};
 use super::{FEW, Finish};
 use crate::cpu::{buffer, exp, recycle, scratch};

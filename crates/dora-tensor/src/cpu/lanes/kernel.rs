@@ -2,10 +2,10 @@
 //! a few vectors are loaded, and 6 elements of w are spread.
 
 use super::Finish;
-use super::layout::{LINE, Lanes, write};
-use super::vector::{MOST_LANES, Run, Vector};
+use super::ahead::Ahead;
+use super::layout::{Lanes, write};
+use super::vector::{Run, Vector};
 use ndarray::{ArrayView2, ArrayViewMut2, s};
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 /// Rows of w at a time.
@@ -16,7 +16,7 @@ pub const ROWS: usize = 6;
 pub enum Factor<'a> {
     /// Of any strides.
     View(ArrayView2<'a, f32>),
-    /// So many rows, as [`Pack`] and [`PackRows`] leave them.
+    /// So many rows, as [`Pack`](super::pack::Pack) and [`PackRows`](super::pack::PackRows) leave them.
     Packed(&'a [f32], usize),
 }
 
@@ -28,7 +28,7 @@ impl Factor<'_> {
         }
     }
 
-    pub fn columns(&self) -> usize {
+    fn columns(&self) -> usize {
         match self {
             Factor::View(w) => w.ncols(),
             Factor::Packed(w, rows) => w.len() / (*rows).max(1),
@@ -36,68 +36,9 @@ impl Factor<'_> {
     }
 }
 
-/// Rows in memory that are wanted next, asked for a few lines at a time meanwhile.
-#[derive(Clone)]
-pub struct Ahead {
-    from: *const f32,
-    rows: usize,
-    stride: usize,
-    width: usize,
-    /// Asked for with every tile.
-    lines: usize,
-    row: usize,
-    column: usize,
-}
-
-impl Ahead {
-    /// So many rows of `width` elements, each `stride` behind the one before.
-    pub fn new(from: *const f32, rows: usize, stride: usize, width: usize) -> Self {
-        Ahead { from, rows, stride, width, lines: 0, row: 0, column: 0 }
-    }
-
-    /// Nothing.
-    pub fn nothing() -> Self {
-        Self::new(std::ptr::null(), 0, 0, 0)
-    }
-
-    /// The rows of y, to be written soon.
-    pub fn of(y: &ArrayView2<f32>) -> Self {
-        Self::new(y.as_ptr(), y.nrows(), y.strides()[0] as usize, y.ncols())
-    }
-
-    /// As many rows of memory as w has behind it.
-    pub fn behind(w: &ArrayView2<f32>) -> Self {
-        let (rows, stride) = (w.nrows(), w.strides()[0]);
-        Self::new(w.as_ptr().wrapping_offset(rows as isize * stride), rows, stride as usize, w.ncols())
-    }
-
-    /// All of it is to be asked for within so many tiles.
-    pub fn within(mut self, tiles: usize) -> Self {
-        self.lines = (self.rows * self.width.div_ceil(LINE)).div_ceil(tiles.max(1));
-        self
-    }
-
-    /// Asks for the next few lines, which may lie beyond what is there: that reads nothing.
-    #[inline(always)]
-    pub fn ask(&mut self) {
-        for _ in 0..self.lines {
-            if self.row == self.rows {
-                return;
-            }
-            let at = self.from.wrapping_add(self.row * self.stride + self.column);
-            // SAFETY: every x86-64 processor has it, and it takes any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
-            self.column += LINE;
-            if self.column >= self.width {
-                (self.row, self.column) = (self.row + 1, 0);
-            }
-        }
-    }
-}
-
 /// Rows of the tile that begins where `left` rows are left.
 #[inline(always)]
-fn tile_rows(left: usize) -> usize {
+pub fn tile_rows(left: usize) -> usize {
     match left {
         6.. => 6,
         4.. => 4,
@@ -106,91 +47,7 @@ fn tile_rows(left: usize) -> usize {
     }
 }
 
-/// Packs `width` columns of a strip of rows, which begin `stride` behind each other, as rows of w: those of a tile lie together,
-/// [columns of w][rows of the tile], and begin at their first row times `depth`. The strip's rows are columns `column..` of w, of
-/// `depth` in all.
-pub struct Pack<'a> {
-    pub strip: &'a [f32],
-    pub stride: usize,
-    pub width: usize,
-    pub column: usize,
-    pub depth: usize,
-    pub packed: &'a mut [f32],
-}
-
-impl Run for Pack<'_> {
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let Pack { strip, stride, width, column, depth, packed } = self;
-        let mut row = 0;
-        while row < width {
-            let count = tile_rows(width - row);
-            let tile = &mut packed[row * depth..(row + count) * depth][column * count..];
-            match count {
-                ROWS => pack_tile::<ROWS>(strip, stride, row, tile),
-                4 => pack_tile::<4>(strip, stride, row, tile),
-                2 => pack_tile::<2>(strip, stride, row, tile),
-                _ => pack_tile::<1>(strip, stride, row, tile),
-            }
-            row += count;
-        }
-    }
-}
-
-/// A tile's elements from the strip's first row on.
-#[inline(always)]
-fn pack_tile<const J: usize>(strip: &[f32], stride: usize, row: usize, tile: &mut [f32]) {
-    /// Moved at once: those behind J are written anew with the next row.
-    const WIDE: usize = 8;
-    let mut to = 0;
-    for from in (row..strip.len()).step_by(stride) {
-        match J == ROWS && from + WIDE <= strip.len() && to + WIDE <= tile.len() {
-            true => tile[to..to + WIDE].copy_from_slice(&strip[from..from + WIDE]),
-            false => tile[to..to + J].copy_from_slice(&strip[from..from + J]),
-        }
-        to += J;
-    }
-}
-
-/// Packs w (rows, columns), whose rows are contiguous, as [`Factor::Packed`] has it: read as one stream, large products are a
-/// tenth faster. `packed` has a vector's room behind them.
-pub struct PackRows<'a> {
-    pub w: ArrayView2<'a, f32>,
-    pub packed: &'a mut [f32],
-}
-
-impl Run for PackRows<'_> {
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let PackRows { w, packed } = self;
-        let ((rows, columns), stride) = (w.dim(), w.strides()[0]);
-        assert!(columns <= 1 || w.strides()[1] == 1, "contiguous rows");
-        assert!(packed.len() >= w.len() + V::LANES, "room for all and a vector");
-        let mut row = 0;
-        while row < rows {
-            let count = tile_rows(rows - row);
-            for start in (0..columns).step_by(V::LANES) {
-                let some = (columns - start).min(V::LANES);
-                // SAFETY: these rows are there, and `some` of their columns; a vector is stored over the room of elements that
-                // come later, the last one over the room behind them.
-                unsafe {
-                    let mut square = [V::zero(); MOST_LANES];
-                    for (j, of_row) in square.iter_mut().enumerate().take(count) {
-                        let from = w.as_ptr().offset((row + j) as isize * stride).add(start);
-                        *of_row = if some == V::LANES { V::load(from) } else { V::load_first(some, from) };
-                    }
-                    V::turn(&mut square);
-                    for (i, of_column) in square.into_iter().enumerate().take(some) {
-                        of_column.store(packed.as_mut_ptr().add(row * columns + (start + i) * count));
-                    }
-                }
-            }
-            row += count;
-        }
-    }
-}
-
-/// Columns of x that are added without a branch between them: addresses then take a tenth of the instructions, not a third.
+/// Columns of x that a full tile adds without a branch between them, so that few of its instructions compute addresses.
 const UNROLLED: usize = 4;
 
 /// Column i of x times J elements of w, added to the sums of a [`tile`].
@@ -390,14 +247,14 @@ pub struct LanesTerm<'a> {
     pub x: &'a Lanes,
     pub columns: Range<usize>,
     pub w: Factor<'a>,
-    /// What is wanted next.
-    pub ahead: Ahead,
 }
 
 /// y, the rows from `first` on, becomes the sum of the terms.
 pub struct SumOfProducts<'a, 'w, 'b> {
     pub terms: &'a [LanesTerm<'w>],
     pub finish: &'a Finish<'a>,
+    /// What is wanted next, asked for with the first term's tiles.
+    pub ahead: Ahead,
     pub first: usize,
     /// Room for a block's sums.
     pub sums: &'a mut [f32],
@@ -407,20 +264,17 @@ pub struct SumOfProducts<'a, 'w, 'b> {
 impl Run for SumOfProducts<'_, '_, '_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let SumOfProducts { terms, finish, first, sums, mut y } = self;
+        let SumOfProducts { terms, finish, ahead, first, sums, mut y } = self;
         let (n, j) = y.dim();
         assert!(terms.iter().all(|term| term.x.in_blocks(&(first..first + n))), "whole blocks, but for the last");
-        let block_rows = V::LANES * V::VECTORS;
-        let tiles = |columns: usize| parts::<V>(columns) * j.div_ceil(ROWS);
-        let of_term = |LanesTerm { ahead, columns, .. }: &LanesTerm| {
-            [ahead.clone().within(n.div_ceil(block_rows) * tiles(columns.len())), Ahead::nothing()]
-        };
-        let mut ahead: Vec<[Ahead; 2]> = terms.iter().map(of_term).collect();
-        for start in (0..n).step_by(block_rows) {
-            let rows = y.slice(s![start..n.min(start + block_rows), ..]);
-            ahead[0][1] = Ahead::of(&rows).within(tiles(terms[0].columns.len()));
-            let sums = &mut sums[..j * terms[0].x.lanes(first + start)];
-            for (i, (LanesTerm { x, columns, w, .. }, ahead)) in terms.iter().zip(&mut ahead).enumerate() {
+        let LanesTerm { x, columns, .. } = terms.first().expect("a sum has terms");
+        let (rows, tiles) = (V::LANES * V::VECTORS, parts::<V>(columns.len()) * j.div_ceil(ROWS));
+        let mut ahead = [ahead.within(n.div_ceil(rows) * tiles), Ahead::nothing()];
+        for start in (0..n).step_by(rows) {
+            ahead[1] = Ahead::of(&y.slice(s![start..n.min(start + rows), ..])).within(tiles);
+            let sums = &mut sums[..j * x.lanes(first + start)];
+            for (i, LanesTerm { x, columns, w }) in terms.iter().enumerate() {
+                let ahead = if i == 0 { &mut ahead[..] } else { &mut [] };
                 // SAFETY: by the caller's word.
                 unsafe { block::<V>(x, columns, first + start, w, sums, i > 0, ahead) };
             }

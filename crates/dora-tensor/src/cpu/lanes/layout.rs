@@ -2,7 +2,7 @@
 //! lie side by side, the last block filled up with zeros to whole vectors.
 
 use super::Finish;
-use super::kernel::Ahead;
+use super::ahead::{Ahead, LINE};
 use super::vector::{Isa, MOST_LANES, Run, Vector};
 use crate::cpu::{buffer, recycle};
 use ndarray::{ArrayView2, ArrayViewMut2, s};
@@ -79,9 +79,6 @@ impl Lanes {
         rows.start.is_multiple_of(block) && (rows.end == self.n || rows.end < self.n && rows.end.is_multiple_of(block))
     }
 }
-
-/// Floats of a line of a cache.
-pub const LINE: usize = 16;
 
 /// Lays out some columns of the rows from `first` on, as [columns][lanes]; rows of x are contiguous.
 pub struct LayOut<'a> {

@@ -4,11 +4,15 @@
 //! large one; for many it is packed first. Elsewhere, and for fewer rows than [`FEW`], the `gemm` crate does it.
 
 #[cfg(target_arch = "x86_64")]
+mod ahead;
+#[cfg(target_arch = "x86_64")]
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 mod through;
 #[cfg(target_arch = "x86_64")]
 mod vector;
@@ -19,12 +23,16 @@ use super::matmul::product;
 use super::scratch;
 use crate::profile;
 #[cfg(target_arch = "x86_64")]
+use ahead::Ahead;
+#[cfg(target_arch = "x86_64")]
 pub use attention::{KeyHead, Queries};
 #[cfg(target_arch = "x86_64")]
-use kernel::{Ahead, Factor, GATHERED, Gather, LanesTerm, PackRows, ROWS, SumOfProducts};
+use kernel::{Factor, GATHERED, Gather, LanesTerm, ROWS, SumOfProducts};
 #[cfg(target_arch = "x86_64")]
 use layout::Lanes;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+#[cfg(target_arch = "x86_64")]
+use pack::PackRows;
 use rayon::prelude::*;
 use std::ops::Range;
 pub use through::{Gradient, through};
@@ -163,27 +171,31 @@ fn packed_in_lanes(terms: &[(&Lanes, &Term)], finish: &Finish, y: ArrayViewMut2<
     let packs = |w: &ArrayView2<f32>| many && !w.is_empty() && w.strides()[1] == 1;
     let room = terms.iter().filter(|(_, term)| packs(&term.w)).map(|(_, term)| term.w.len() + MOST_LANES).sum();
     scratch(room, |mut room| {
+        let mut ahead = Ahead::nothing();
         let mut of_lanes = Vec::with_capacity(terms.len());
         for (x, term) in terms {
-            let (w, ahead) = if packs(&term.w) {
+            let w = if packs(&term.w) {
                 let (packed, rest) = room.split_at_mut(term.w.len() + MOST_LANES);
                 room = rest;
                 x.isa().run(PackRows { w: term.w, packed });
-                (Factor::Packed(&packed[..term.w.len()], term.w.nrows()), Ahead::nothing())
+                Factor::Packed(&packed[..term.w.len()], term.w.nrows())
             } else {
-                (Factor::View(term.w), if term.goes_on { Ahead::behind(&term.w) } else { Ahead::nothing() })
+                if term.goes_on {
+                    ahead = Ahead::behind(&term.w);
+                }
+                Factor::View(term.w)
             };
-            of_lanes.push(LanesTerm { x, columns: term.columns.clone(), w, ahead });
+            of_lanes.push(LanesTerm { x, columns: term.columns.clone(), w });
         }
-        in_lanes(&of_lanes, finish, 0, y);
+        in_lanes(&of_lanes, finish, ahead, 0, y);
     });
 }
 
 /// y, the rows of x from `first` on, becomes the sum of the terms.
 #[cfg(target_arch = "x86_64")]
-fn in_lanes(terms: &[LanesTerm], finish: &Finish, first: usize, y: ArrayViewMut2<f32>) {
+fn in_lanes(terms: &[LanesTerm], finish: &Finish, ahead: Ahead, first: usize, y: ArrayViewMut2<f32>) {
     let isa = terms.first().expect("a sum has terms").x.isa();
-    scratch(y.ncols() * isa.block(), |sums| isa.run(SumOfProducts { terms, finish, first, sums, y }));
+    scratch(y.ncols() * isa.block(), |sums| isa.run(SumOfProducts { terms, finish, ahead, first, sums, y }));
 }
 
 /// y (n, j) = x·wᵀ ⊙ scale for few rows of w (j, k): blocks of x's rows, and a few rows of w each, in parallel.
@@ -198,9 +210,8 @@ pub fn product_by_rows(x: &Operand, w: ArrayView2<f32>, scale: Option<&[f32]>, m
             parts.zip(w.axis_chunks_iter(Axis(0), ROWS)).enumerate().for_each(|(part, (y, w))| {
                 let scale = scale.map(|scale| &scale[part * ROWS..][..w.nrows()]);
                 let finish = Finish { scale, ..Finish::default() };
-                let w = Factor::View(w);
-                let term = LanesTerm { x: lanes, columns: 0..w.columns(), w, ahead: Ahead::nothing() };
-                in_lanes(&[term], &finish, block * size, y);
+                let term = LanesTerm { x: lanes, columns: 0..w.ncols(), w: Factor::View(w) };
+                in_lanes(&[term], &finish, Ahead::nothing(), block * size, y);
             });
         });
     }

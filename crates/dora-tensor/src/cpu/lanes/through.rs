@@ -52,8 +52,10 @@ impl Term<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod lanes {
-    use super::super::kernel::{Ahead, Blocks, Factor, Pack};
+    use super::super::ahead::Ahead;
+    use super::super::kernel::{Blocks, Factor};
     use super::super::layout::{Lanes, Write};
+    use super::super::pack::Pack;
     use super::super::vector::Isa;
     use super::super::{Finish, Layout, Term};
     use super::Gradient;
