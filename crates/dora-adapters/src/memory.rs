@@ -16,7 +16,7 @@
 
 use crate::targets::Target;
 use dora_models::shape::{Activations, ModelShape, PassSize};
-use dora_tensor::cpu::PANEL;
+use dora_tensor::cpu::panel_room;
 use dora_tensor::ops::{QUERY_BLOCK, chunk_rows};
 use dora_tensor::{DType, Nf4Options};
 
@@ -106,7 +106,8 @@ pub fn predict(run: &Run) -> Prediction {
     let points = points(run, FLOAT * parameters, of_adapter);
     let point = points.into_iter().max_by_key(Point::sum).expect("there are several");
     // Backward: two matrices of scores, and the packed keys of a head, which is about as wide as a block is long.
-    let scratch = FLOAT * run.threads * PANEL.max(3 * QUERY_BLOCK * run.pass.longest);
+    let panel = shape.linears.iter().map(|l| panel_room((l.out_features, l.in_features))).max().unwrap_or(0);
+    let scratch = FLOAT * run.threads * panel.max(3 * QUERY_BLOCK * run.pass.longest);
     let vocabulary = shape.linears.iter().filter(|l| l.output_embedding).map(|l| l.out_features).sum::<usize>();
     let process = PROGRAM
         + THREAD * run.threads

@@ -67,7 +67,7 @@ const BARS: [Bar; 13] = [
     bar("1 x 64: DoRA, tokens/s over PEFT's", FasterThanPeft((SHORT, "dora")), AtLeast(3.0)),
     bar("openbookqa: DoRA, tokens/s over PEFT's", FasterThanPeft(("openbookqa", "dora")), AtLeast(2.5)),
     bar("boolq: DoRA, tokens/s over PEFT's", FasterThanPeft(("boolq", "dora")), AtLeast(2.3)),
-    bar("4 x 256: DoRA's step over LoRA's", OverMethod((R135, "dora"), "lora"), AtMost(1.03)),
+    bar("rank 16, 4 x 256: DoRA's step over LoRA's", OverMethod(("rank 16, 4 x 256", "dora"), "lora"), AtMost(1.03)),
     bar("rank 128, 4 x 256: DoRA's step over LoRA's", OverMethod(("rank 128, 4 x 256", "dora"), "lora"), AtMost(1.12)),
     bar("1 x 64: DoRA's step over LoRA's", OverMethod((SHORT, "dora"), "lora"), AtMost(1.20)),
     bar("4 x 256: QDoRA's step over DoRA's", OverMethod((R135, "qdora"), "dora"), AtMost(1.08)),
@@ -179,8 +179,8 @@ mod tests {
         results.add_gemm(R135, 10.0);
         results.add_gemm(R135, 40.0);
         assert_eq!(one(&results, "gemm crate's"), ([0.5, 0.5, 1.0], false));
-        results.add((R135, "lora", Side::Ours), round(&[2.0, 4.0], 10.0, 0.0));
-        assert_eq!(one(&results, "4 x 256: DoRA's step over LoRA's"), ([1.0, 1.0, 1.0], true));
+        results.add((R135, "qdora", Side::Ours), round(&[2.0, 4.0], 10.0, 0.0));
+        assert_eq!(one(&results, "QDoRA's step over DoRA's"), ([1.0, 1.0, 1.0], true));
     }
 
     #[test]

@@ -94,8 +94,8 @@ mod tests {
     fn workloads_are_chosen_by_name() {
         let names =
             |only, peers| chosen(&args(only, peers)).map(|groups| groups.iter().map(|g| g.name).collect::<Vec<_>>());
-        assert_eq!(names(None, false).unwrap(), ["random135", "short", "rank128", "growth", "start"]);
-        assert_eq!(names(None, true).unwrap().len(), 7);
+        assert_eq!(names(None, false).unwrap(), ["random135", "short", "overhead", "rank128", "growth", "start"]);
+        assert_eq!(names(None, true).unwrap().len(), 8);
         assert_eq!(names(Some("growth"), false).unwrap(), ["growth"]);
         assert!(names(Some("ops"), false).unwrap().is_empty());
         let said = |only| names(Some(only), false).unwrap_err().to_string();

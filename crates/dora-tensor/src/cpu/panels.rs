@@ -1,7 +1,7 @@
 //! Products with a frozen matrix W (out, in), a panel of it at a time. Weights in `f32` are read where they lie, if the product
 //! does so ([`Operand::reads_in_place`]); else the panel is brought into scratch that fits a core's cache, widened if need be, and
 //! multiplied on the same thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
-//! depend on W's shape alone: `gemm` sums few rows in an order that depends on them.
+//! depend on shapes alone, never on the number of threads: `gemm` sums few rows in an order that depends on them.
 
 use super::lanes::{Finish, Gradient, Operand, Term, sum_of_products, through};
 use super::{scratch, simd};
@@ -56,9 +56,16 @@ pub fn widen_rectangle<T: Widen>(w: &[T], width: usize, rows: Range<usize>, colu
 }
 
 /// Elements of a panel: 1 MiB, about a core's second-level cache.
-pub const PANEL: usize = 1 << 18;
+const PANEL: usize = 1 << 18;
 /// Panels of rows, about, of a small W.
 const PANELS: usize = 16;
+/// The same for a W that is packed: its panels are then cut by rows of x too.
+const PACKED_PANELS: usize = 4;
+/// Rows of a packed panel, at least and at most: x goes by once for each panel, and is better read from memory less often even
+/// where the panel does not fit the second-level cache.
+const PACKED: (usize, usize) = (96, 192);
+/// Elements of a packed panel, unless it has the fewest rows.
+const PACKED_PANEL: usize = 1 << 20;
 /// Rows or columns that a panel is a multiple of: three vectors of 16, the width of a register block of `gemm`.
 const STRIPE: usize = 48;
 
@@ -87,16 +94,15 @@ fn with_panel<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: i
 }
 
 /// Calls `f(rows, W[rows], parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
-/// gives the results in order. W is taken where it lies, if `in_place` says so and it lies somewhere.
+/// gives the results in order. W, which is to be multiplied by x, is taken where it lies, if that suits x and it lies somewhere.
 pub fn for_row_panels<T: Send>(
     w: &dyn Stored,
-    in_place: bool,
+    x: &Operand,
     ys: Vec<ArrayViewMut2<f32>>,
     f: impl Fn(Range<usize>, &Panel, Vec<ArrayViewMut2<f32>>) -> T + Sync,
 ) -> Vec<T> {
     let (out, inner) = w.dim();
-    let fitting = (PANEL / inner.max(1) / STRIPE * STRIPE).max(STRIPE);
-    let size = fitting.min(out.div_ceil(PANELS).next_multiple_of(STRIPE)).max(1);
+    let (in_place, size) = (x.reads_in_place(), rows_of_panel((out, inner), x.packs()));
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);
@@ -109,6 +115,22 @@ pub fn for_row_panels<T: Send>(
         }
     };
     panels.map(run).collect()
+}
+
+/// Rows of a panel of W (out, inner), by shape alone.
+fn rows_of_panel((out, inner): (usize, usize), packed: bool) -> usize {
+    let fitting = |elements| elements / inner.max(1) / STRIPE * STRIPE;
+    let part = |panels| out.div_ceil(panels).next_multiple_of(STRIPE).max(STRIPE);
+    match packed {
+        true => fitting(PACKED_PANEL).min(part(PACKED_PANELS)).clamp(PACKED.0, PACKED.1),
+        false => fitting(PANEL).max(STRIPE).min(part(PANELS)),
+    }
+}
+
+/// Floats that a thread has at hand, at most, for a product with W (out, in): a panel, or a packed one and what it is packed from.
+pub fn panel_room(dim: (usize, usize)) -> usize {
+    let floats = |packed| rows_of_panel(dim, packed) * dim.1;
+    floats(false).max(2 * floats(true))
 }
 
 /// Calls `f(rows, columns, W[rows, columns], part)` for panels of W, where `part` is the columns `columns` of dx (n, in): for each
@@ -133,7 +155,7 @@ pub fn for_column_panels(
 /// y (n, out) = x (n, in)·Wᵀ.
 pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32>) {
     let x = Operand::new(x, None);
-    for_row_panels(w, x.reads_in_place(), vec![y], |_, panel, mut y| {
+    for_row_panels(w, &x, vec![y], |_, panel, mut y| {
         sum_of_products(&[panel.term(&x)], &Finish::default(), y.remove(0));
     });
 }

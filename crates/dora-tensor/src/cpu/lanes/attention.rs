@@ -141,7 +141,7 @@ unsafe fn by_keys<V: Vector>(keys: ArrayView2<f32>, queries: &Queries, across: &
         let (from, to) = (across.as_ptr().wrapping_add(group.start), scores.as_mut_ptr().wrapping_add(group.start));
         let vectors = group.len() / V::LANES;
         // SAFETY: the keys have these columns, there is a row of `lanes` for each, and `scores` has one for each key.
-        unsafe { tiles::<V>(vectors, &w, 0..d, (from, lanes), (to, lanes), false, &mut []) };
+        unsafe { tiles::<V>(vectors, &w, 0..d, (from, lanes), (to, lanes), false, || ()) };
     }
 }
 
@@ -162,7 +162,7 @@ unsafe fn over_keys<V: Vector>(w: &[f32], d: usize, queries: &Queries, across: &
             let from = across.as_ptr().wrapping_add(start * lanes + group.start);
             let vectors = group.len() / V::LANES;
             // SAFETY: w has these columns, there is a row of `lanes` for each, and `sums` has one for each row of w.
-            unsafe { tiles::<V>(vectors, &w, part, (from, lanes), (to, lanes), start > 0, &mut []) };
+            unsafe { tiles::<V>(vectors, &w, part, (from, lanes), (to, lanes), start > 0, || ()) };
         }
     }
 }
@@ -182,7 +182,7 @@ unsafe fn to_keys<V: Vector>(w: &[f32], lanes: usize, x: &[f32], m: usize, c: &m
         let (from, to) = (x.as_ptr().wrapping_add(group.start), c.as_mut_ptr().wrapping_add(group.start));
         let vectors = group.len() / V::LANES;
         // SAFETY: x has a row of D for each of w's columns, c one for each of its rows, and they are contiguous.
-        unsafe { tiles::<V>(vectors, &w, 0..m, (from, d), (to, stride), true, &mut []) };
+        unsafe { tiles::<V>(vectors, &w, 0..m, (from, d), (to, stride), true, || ()) };
     }
 }
 

@@ -6,6 +6,7 @@ use super::ahead::Ahead;
 use super::layout::{Lanes, write};
 use super::vector::{Run, Vector};
 use ndarray::{ArrayView2, ArrayViewMut2, s};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 /// Rows of w at a time.
@@ -93,6 +94,10 @@ unsafe fn tile<V: Vector, const J: usize, const N: usize>(
     // SAFETY: all within what the caller answers for.
     unsafe {
         let mut sum = [[V::zero(); N]; J];
+        if add {
+            // Rows of sums are as long as a line of a cache, or a part of it.
+            (0..J).for_each(|j| _mm_prefetch::<_MM_HINT_T0>(sums.add(j * sums_stride).cast()));
+        }
         // Smaller tiles are few, and take long to compile.
         let whole = if J == ROWS && N == V::VECTORS { depth / UNROLLED * UNROLLED } else { 0 };
         for start in (0..whole).step_by(UNROLLED) {
@@ -151,7 +156,7 @@ unsafe fn tile_of<V: Vector, const J: usize, const N: usize>(
     }
 }
 
-/// Sums (rows of w, vectors) of the columns `columns` of w times as many rows of x.
+/// Sums (rows of w, vectors) of the columns `columns` of w times as many rows of x; `ask` is called before each tile.
 ///
 /// # Safety
 /// As for [`tile`], for all rows of w.
@@ -163,7 +168,7 @@ pub unsafe fn tiles<V: Vector>(
     x: (*const f32, usize),
     sums: (*mut f32, usize),
     add: bool,
-    ahead: &mut [Ahead],
+    mut ask: impl FnMut(),
 ) {
     /// With so many vectors.
     #[inline(always)]
@@ -173,11 +178,11 @@ pub unsafe fn tiles<V: Vector>(
         x: (*const f32, usize),
         (sums, stride): (*mut f32, usize),
         add: bool,
-        ahead: &mut [Ahead],
+        ask: &mut impl FnMut(),
     ) {
         let mut row = 0;
         while row < w.rows() {
-            ahead.iter_mut().for_each(Ahead::ask);
+            ask();
             let count = tile_rows(w.rows() - row);
             // SAFETY: these rows and columns are there, by the caller's word.
             unsafe {
@@ -195,10 +200,10 @@ pub unsafe fn tiles<V: Vector>(
     // SAFETY: by the caller's word.
     unsafe {
         match vectors {
-            4 if V::VECTORS >= 4 => of::<V, 4>(w, &columns, x, sums, add, ahead),
-            3 if V::VECTORS >= 3 => of::<V, 3>(w, &columns, x, sums, add, ahead),
-            2 => of::<V, 2>(w, &columns, x, sums, add, ahead),
-            _ => of::<V, 1>(w, &columns, x, sums, add, ahead),
+            4 if V::VECTORS >= 4 => of::<V, 4>(w, &columns, x, sums, add, &mut ask),
+            3 if V::VECTORS >= 3 => of::<V, 3>(w, &columns, x, sums, add, &mut ask),
+            2 => of::<V, 2>(w, &columns, x, sums, add, &mut ask),
+            _ => of::<V, 1>(w, &columns, x, sums, add, &mut ask),
         }
     }
 }
@@ -230,11 +235,27 @@ unsafe fn block<V: Vector>(
         "factors of one size"
     );
     let depth = columns.len().div_ceil(parts::<V>(columns.len()).max(1)).max(1);
+    let part = |start: usize| start..columns.len().min(start + depth);
+    let of_x = |first, part: Range<usize>| x.part(first, columns.start + part.start..columns.start + part.end);
     for start in (0..columns.len()).step_by(depth) {
-        let part = start..columns.len().min(start + depth);
-        let x = x.part(first, columns.start + part.start..columns.start + part.end);
+        let part_of_w = part(start);
+        let next = match (part_of_w.end < columns.len(), first + lanes < x.rows()) {
+            (true, _) => of_x(first, part(part_of_w.end)),
+            (false, true) => of_x(first + lanes, part(0)),
+            (false, false) => &[],
+        };
+        let mut next = match w {
+            // w was packed for more rows of x than stay in a core's cache.
+            Factor::Packed(..) => Ahead::new(next.as_ptr(), 1, 0, next.len()).within(w.rows().div_ceil(ROWS)),
+            Factor::View(_) => Ahead::nothing(),
+        };
+        let ask = || {
+            next.ask();
+            ahead.iter_mut().for_each(Ahead::ask);
+        };
+        let x = (of_x(first, part_of_w.clone()).as_ptr(), lanes);
         // SAFETY: w has these columns, x as many rows of `lanes`, and `sums` one of them for each row of w.
-        unsafe { tiles::<V>(lanes / V::LANES, w, part, (x.as_ptr(), lanes), (sums.as_mut_ptr(), lanes), add, ahead) };
+        unsafe { tiles::<V>(lanes / V::LANES, w, part_of_w, x, (sums.as_mut_ptr(), lanes), add, ask) };
         add = true;
     }
     if !add {
@@ -355,7 +376,7 @@ impl Run for Gather<'_, '_> {
                 for column in blocks() {
                     let (c, x) = (c.as_mut_ptr().add(column), room[column * rows.len()..].as_ptr());
                     let (c, x) = ((c, c_stride), (x, lanes(column)));
-                    tiles::<V>(lanes(column) / V::LANES, &w, rows.clone(), x, c, start > 0, &mut []);
+                    tiles::<V>(lanes(column) / V::LANES, &w, rows.clone(), x, c, start > 0, || ());
                 }
             }
         }

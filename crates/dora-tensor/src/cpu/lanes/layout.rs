@@ -62,6 +62,11 @@ impl Lanes {
         lanes(self.isa, self.n, first)
     }
 
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.n
+    }
+
     /// Columns.
     pub fn columns(&self) -> usize {
         self.k

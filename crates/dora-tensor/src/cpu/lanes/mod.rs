@@ -42,7 +42,8 @@ use vector::{Isa, MOST_LANES};
 /// Rows below which vectors would be mostly empty.
 const FEW: usize = 6;
 
-/// Rows of x from which on w is packed for them, where its rows are contiguous. Fewer do not pay for it.
+/// Rows of x from which on w is packed for them, where its rows are contiguous, and that go through a packed w together. Fewer do
+/// not pay for it.
 #[cfg(target_arch = "x86_64")]
 const PACKED_FROM: usize = 256;
 
@@ -89,6 +90,15 @@ impl<'a> Operand<'a> {
     /// Whether w is best read where it lies.
     pub fn reads_in_place(&self) -> bool {
         !matches!(self.0, Layout::Plain(..) | Layout::Own(_))
+    }
+
+    /// Whether w is packed for it.
+    pub fn packs(&self) -> bool {
+        match &self.0 {
+            Layout::Plain(..) | Layout::Own(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Layout::Lanes(x) => x.rows() >= PACKED_FROM,
+        }
     }
 }
 
@@ -166,7 +176,7 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32
 
 /// y becomes the sum of the terms, whose w is packed first if that pays.
 #[cfg(target_arch = "x86_64")]
-fn packed_in_lanes(terms: &[(&Lanes, &Term)], finish: &Finish, y: ArrayViewMut2<f32>) {
+fn packed_in_lanes(terms: &[(&Lanes, &Term)], finish: &Finish, mut y: ArrayViewMut2<f32>) {
     let many = y.nrows() >= PACKED_FROM;
     let packs = |w: &ArrayView2<f32>| many && !w.is_empty() && w.strides()[1] == 1;
     let room = terms.iter().filter(|(_, term)| packs(&term.w)).map(|(_, term)| term.w.len() + MOST_LANES).sum();
@@ -187,7 +197,11 @@ fn packed_in_lanes(terms: &[(&Lanes, &Term)], finish: &Finish, y: ArrayViewMut2<
             };
             of_lanes.push(LanesTerm { x, columns: term.columns.clone(), w });
         }
-        in_lanes(&of_lanes, finish, ahead, 0, y);
+        if !many {
+            return in_lanes(&of_lanes, finish, ahead, 0, y);
+        }
+        let chunks = y.axis_chunks_iter_mut(Axis(0), PACKED_FROM).into_par_iter().enumerate();
+        chunks.for_each(|(i, y)| in_lanes(&of_lanes, finish, Ahead::nothing(), i * PACKED_FROM, y));
     });
 }
 

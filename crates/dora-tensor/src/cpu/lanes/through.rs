@@ -72,10 +72,8 @@ mod lanes {
     const CHUNK: (usize, usize) = (1024, 64);
     /// Columns of W, about, that go together, and at least.
     const PIECE: (usize, usize) = (576, 192);
-    /// Rows of dy up to which a thread has one part; of larger ones two, since threads are not equally fast.
-    const ONE_PART: usize = 256;
     /// Rows of dy up to which W's rows are cut into two runs, whose sums are added up; and rows of W, at least, of a run.
-    const TWO_RUNS: (usize, usize) = (1024, 96);
+    const TWO_RUNS: (usize, usize) = (256, 96);
 
     /// The instruction set that dy is laid out for, or will be.
     pub fn isa_of(dy: &Gradient) -> Option<Isa> {
@@ -98,8 +96,7 @@ mod lanes {
         let most = n.div_ceil(threads.div_ceil(runs)).clamp(CHUNK.1, CHUNK.0);
         let chunk = n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(CHUNK.1).max(CHUNK.1);
         let parts = n.div_ceil(chunk).max(1) * runs;
-        let wanted = if n > ONE_PART { 2 * threads } else { threads };
-        let pieces = wanted.div_ceil(parts).min(inner / PIECE.1).max(inner / PIECE.0).max(1);
+        let pieces = threads.div_ceil(parts).min(inner / PIECE.1).max(inner / PIECE.0).max(1);
         let width = inner.div_ceil(pieces).next_multiple_of(48).max(48);
         dx.axis_chunks_iter_mut(Axis(1), width).into_par_iter().enumerate().for_each(|(piece, mut dx)| {
             let columns = piece * width..piece * width + dx.ncols();

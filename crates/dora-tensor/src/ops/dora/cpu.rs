@@ -43,7 +43,7 @@ pub(super) fn forward(
     let mut y = buffer(shape.0 * out);
     let mut z = dropped.is_some().then(|| buffer(shape.0 * out));
     let outputs = std::iter::once(&mut y).chain(&mut z).map(|v| view(v, shape)).collect();
-    let norms = for_row_panels(layer.weight, x.reads_in_place(), outputs, |rows, panel, parts| {
+    let norms = for_row_panels(layer.weight, &x, outputs, |rows, panel, parts| {
         let n = match &layer.norms {
             Norms::Known(n) => n[rows.clone()].to_vec(),
             Norms::From(terms) => terms.norms(rows.clone(), panel.w),

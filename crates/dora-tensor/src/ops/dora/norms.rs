@@ -24,9 +24,8 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
     match base.device() {
         Device::Cpu => {
             let terms = Terms::new(update, base, out)?;
-            let in_place = terms.lanes.reads_in_place();
-            let panels =
-                for_row_panels(weight.stored()?, in_place, Vec::new(), |rows, panel, _| terms.norms(rows, panel.w));
+            let w = weight.stored()?;
+            let panels = for_row_panels(w, &terms.lanes, Vec::new(), |rows, panel, _| terms.norms(rows, panel.w));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
         Device::Cuda(gpu) => Ok(super::cuda::norms(gpu, &[(&weight.materialized()?, update, base)])?.remove(0)),

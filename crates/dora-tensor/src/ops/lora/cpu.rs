@@ -61,7 +61,7 @@ pub(super) fn forward(
 pub(crate) fn combined(x: &Operand, rows: usize, w: &dyn Stored, low: &Expansion, bias: Option<&[f32]>) -> Tensor {
     let (out, _) = w.dim();
     let mut y = buffer(rows * out);
-    for_row_panels(w, x.reads_in_place(), vec![view(&mut y, (rows, out))], |rows, panel, mut parts| {
+    for_row_panels(w, x, vec![view(&mut y, (rows, out))], |rows, panel, mut parts| {
         let terms = [panel.term(x), low.term(rows.clone())];
         let finish = Finish { bias: bias.map(|b| &b[rows]), ..Finish::default() };
         sum_of_products(&terms, &finish, parts.remove(0));
