@@ -1,6 +1,6 @@
 //! Products with a frozen matrix W (out, in), a panel of it at a time. Weights in `f32` are read where they lie, if the product
-//! does so ([`Operand::reads_in_place`]); else the panel is brought into scratch that fits a core's cache, widened if need be, and
-//! multiplied on the same thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
+//! does so ([`Operand::reads_in_place`]); else the panel is brought into scratch, widened if need be, and multiplied on the same
+//! thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
 //! depend on shapes alone, never on the number of threads: `gemm` sums few rows in an order that depends on them.
 
 use super::lanes::{Finish, Gradient, Operand, Term, sum_of_products, through};

@@ -245,7 +245,7 @@ unsafe fn block<V: Vector>(
             (false, false) => &[],
         };
         let mut next = match w {
-            // w was packed for more rows of x than stay in a core's cache.
+            // A w that is packed meets, mostly, more rows of x than stay in a core's cache.
             Factor::Packed(..) => Ahead::new(next.as_ptr(), 1, 0, next.len()).within(w.rows().div_ceil(ROWS)),
             Factor::View(_) => Ahead::nothing(),
         };
