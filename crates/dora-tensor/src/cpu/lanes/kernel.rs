@@ -2,7 +2,7 @@
 //! a few vectors are loaded, and 6 elements of w are spread.
 
 use super::Finish;
-use super::ahead::Ahead;
+use super::ahead::{Ahead, LINE};
 use super::layout::{Lanes, write};
 use super::vector::{Run, Vector};
 use ndarray::{ArrayView2, ArrayViewMut2, s};
@@ -95,8 +95,11 @@ unsafe fn tile<V: Vector, const J: usize, const N: usize>(
     unsafe {
         let mut sum = [[V::zero(); N]; J];
         if add {
-            // Rows of sums are as long as a line of a cache, or a part of it.
-            (0..J).for_each(|j| _mm_prefetch::<_MM_HINT_T0>(sums.add(j * sums_stride).cast()));
+            for j in 0..J {
+                for column in (0..N * V::LANES).step_by(LINE) {
+                    _mm_prefetch::<_MM_HINT_T0>(sums.add(j * sums_stride + column).cast());
+                }
+            }
         }
         // Smaller tiles are few, and take long to compile.
         let whole = if J == ROWS && N == V::VECTORS { depth / UNROLLED * UNROLLED } else { 0 };
