@@ -14,6 +14,7 @@ use dora_tests::{
     Case, PEFT_PREFIX, assert_close, assert_same, edited_adapter, gradients, load, load_frozen, logits, relative_error,
     run,
 };
+use dora_train::objective::{CausalLm, Objective};
 use serde_json::json;
 
 /// Hidden states, logits and loss.
@@ -75,6 +76,31 @@ fn gradients_of_every_factor() {
             let expected = case.expected(&format!("grad.{PEFT_PREFIX}{parameter}"));
             let tolerance = if parameter.ends_with(".lora_magnitude_vector") { MAGNITUDE } else { BACKWARD };
             assert_close(&format!("{name} {parameter}"), gradient, &expected, tolerance);
+        }
+    }
+}
+
+/// Training computes nothing behind the last attention for rows without a label.
+#[test]
+fn loss_and_gradients_of_labelled_rows_alone() {
+    for name in CASES {
+        let case = Case::open(name);
+        let dora_tests::Batch { input_ids, targets, lengths, labelled_tokens } = case.batch();
+        let labelled = labelled_tokens as usize;
+        assert!(labelled + lengths.len() < input_ids.len(), "{name} labels all rows");
+        let batch = dora_train::data::Batch { input_ids, targets, lengths, labelled };
+        for recompute_blocks in [false, true] {
+            let (model, adapter) = adapted(&case);
+            let loss = CausalLm { model: &*model, seed: 0, recompute_blocks }.loss(&batch, labelled, 0).unwrap();
+            let what = |tensor: &str| format!("{name} {tensor}");
+            assert_close(&what("loss"), &loss.reshaped(&[1]).unwrap(), &case.expected("loss"), FORWARD);
+            loss.backward().unwrap();
+            for parameter in adapter.parameters() {
+                let expected = case.expected(&format!("grad.{PEFT_PREFIX}{}", parameter.name()));
+                let magnitude = parameter.role() == Role::Magnitude;
+                let tolerance = if magnitude { MAGNITUDE } else { BACKWARD };
+                assert_close(&what(parameter.name()), &parameter.take_gradient().unwrap(), &expected, tolerance);
+            }
         }
     }
 }

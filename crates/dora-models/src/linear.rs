@@ -1,7 +1,7 @@
 //! A linear layer and its two seams: the weight's precision is behind [`Weight`], and what the layer computes with it can be
 //! replaced by a [`Projection`] that a walk over the model puts in place.
 
-use dora_tensor::ops::{Documents, Matrix, Positions, linear};
+use dora_tensor::ops::{Documents, Matrix, Positions, RowIds, linear};
 use dora_tensor::{Parameter, Result, Tensor, Weight};
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub struct Pass {
     pub dropout: Option<DropoutSource>,
     /// Compute each block again in the backward pass instead of keeping its activations.
     pub recompute_blocks: bool,
+    /// Rows whose last hidden states are wanted, at least one: behind the last attention nothing else is computed. `None`: all.
+    pub wanted: Option<Arc<RowIds>>,
 }
 
 /// Address of a pass's random numbers; a layer adds its own number.
@@ -39,7 +41,7 @@ impl Pass {
     /// A pass without dropout over documents.
     pub fn over(documents: Documents) -> Self {
         let positions = Arc::new(documents.positions().into());
-        Pass { documents: Arc::new(documents), positions, dropout: None, recompute_blocks: false }
+        Pass { documents: Arc::new(documents), positions, dropout: None, recompute_blocks: false, wanted: None }
     }
 }
 

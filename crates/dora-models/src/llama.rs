@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use dora_tensor::ops::{
-    AttentionShape, Documents, Matrix, RopeTable, attention, attention_cached, embedding, residual, rms_norm, rope,
-    swiglu, widest_norm,
+    AttentionShape, Documents, Matrix, RopeTable, RowIds, attention, attention_cached, embedding, index_select,
+    residual, rms_norm, rope, swiglu, widest_norm,
 };
 use dora_tensor::{DenseWeight, Device, Parameter, Role, Tensor, Weight, checkpoint, no_grad};
 
@@ -174,12 +174,15 @@ impl Model for Llama {
         let longest = pass.documents.ranges().iter().map(|r| r.len()).max().unwrap_or(0);
         let table = self.rope(longest)?;
         let mut x = self.embed(input_ids)?;
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
             let (inner, pass_, table) = (block.clone(), pass.clone(), table.clone());
+            let last = i + 1 == self.blocks.len();
             let run = move |x: &Tensor| {
-                let heads = inner.heads;
-                inner
-                    .forward(x, &pass_, &table, |q, k, v| attention(&q, &k, &v, &pass_.documents, heads, heads.scale()))
+                let wanted = pass_.wanted.as_ref().filter(|_| last);
+                let attend = |q: Tensor, k: Tensor, v: Tensor| {
+                    attention(&q, &k, &v, &pass_.documents, inner.heads, inner.heads.scale())
+                };
+                inner.forward(x, &pass_, &table, attend, wanted)
             };
             x = if pass.recompute_blocks { checkpoint(&x, true, run)? } else { run(&x)? };
         }
@@ -205,10 +208,11 @@ impl Model for Llama {
         no_grad(|| {
             let mut x = self.embed(input_ids)?;
             for (layer, block) in self.blocks.iter().enumerate() {
-                x = block.forward(&x, &pass, &table, |q, k, v| {
+                let attend = |q: Tensor, k: Tensor, v: Tensor| {
                     let (keys, values) = cache.put(layer, &k, &v)?;
                     attention_cached(&q, &keys, &values, &pass.documents, block.heads, block.heads.scale())
-                })?;
+                };
+                x = block.forward(&x, &pass, &table, attend, None)?;
             }
             cache.advance(input_ids.len());
             self.finish(&x)
@@ -217,18 +221,24 @@ impl Model for Llama {
 }
 
 impl Block {
+    /// x behind the block: all of it, or the rows `wanted`.
     fn forward(
         &self,
         x: &Tensor,
         pass: &Pass,
         table: &Arc<RopeTable>,
         attend: impl FnOnce(Tensor, Tensor, Tensor) -> dora_tensor::Result<Tensor>,
+        wanted: Option<&Arc<RowIds>>,
     ) -> dora_tensor::Result<Tensor> {
         let [q, k, v, o, gate, up, down] = &self.linears;
         let normed = rms_norm(x, &self.input_layernorm.tensor(), self.eps)?;
         let turn = |x: Tensor| rope(&x, &pass.positions, table);
         let (q, k) = (turn(q.forward(&normed, pass)?)?, turn(k.forward(&normed, pass)?)?);
         let attended = attend(q, k, v.forward(&normed, pass)?)?;
+        let (x, attended) = match wanted {
+            Some(rows) => (&index_select(x, rows)?, index_select(&attended, rows)?),
+            None => (x, attended),
+        };
         let x = residual(x, o.forward(&attended, pass)?)?;
         let normed = rms_norm(&x, &self.post_attention_layernorm.tensor(), self.eps)?;
         let product = swiglu(&gate.forward(&normed, pass)?, &up.forward(&normed, pass)?)?;

@@ -34,7 +34,8 @@ pub trait Model: Send + Sync {
     /// Every trained parameter of the model itself (none when it is frozen), under its name in a checkpoint.
     fn parameters(&self) -> Vec<Parameter>;
 
-    /// The last hidden states (n, C), behind the final norm, of a batch of documents.
+    /// The last hidden states (n, C), behind the final norm, of a batch of documents, or of the rows of it that
+    /// [`Pass::wanted`] names.
     fn hidden(&self, input_ids: &[u32], pass: &Pass) -> dora_tensor::Result<Tensor>;
 
     /// The output embedding (V, C): logits are hidden·Wᵀ.

@@ -9,13 +9,14 @@
 //!   text without one is wrong. The DoRA paper's rule, but for its beam search of 4.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use dora_models::generate::{Sampling, generate};
 use dora_models::linear::Pass;
 use dora_models::model::Model;
 use dora_models::tokenizer::Tokenizer;
 use dora_tensor::no_grad;
-use dora_tensor::ops::losses_at;
+use dora_tensor::ops::{RowIds, losses_at};
 
 use crate::data::{Question, extract};
 use crate::error::{Error, Result};
@@ -129,11 +130,15 @@ impl Batch {
         if self.ids.is_empty() {
             return Ok(Vec::new());
         }
-        let all: Vec<(usize, usize)> =
-            self.wanted.iter().flatten().flatten().map(|&(row, token)| (row, token as usize)).collect();
+        let tokens = || self.wanted.iter().flatten().flatten();
+        let mut rows: Vec<u32> = tokens().map(|&(row, _)| row as u32).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let place = |row: usize| rows.binary_search(&(row as u32)).expect("a row that is wanted");
+        let all: Vec<(usize, usize)> = tokens().map(|&(row, token)| (place(row), token as usize)).collect();
         let losses = no_grad(|| {
-            let hidden = model.hidden(&self.ids, &Pass::new(&self.lengths))?;
-            losses_at(&hidden, &model.head(), &all)
+            let pass = Pass { wanted: Some(Arc::new(RowIds::new(rows)?)), ..Pass::new(&self.lengths) };
+            losses_at(&model.hidden(&self.ids, &pass)?, &model.head(), &all)
         })?;
         let mut losses = losses.into_iter().map(f64::from);
         let mut sum = |tokens: &Vec<_>| losses.by_ref().take(tokens.len()).sum::<f64>();

@@ -2,8 +2,9 @@
 
 use dora_models::linear::{DropoutSource, Pass};
 use dora_models::model::Model;
-use dora_tensor::ops::{cross_entropy, token_losses};
+use dora_tensor::ops::{IGNORE, RowIds, cross_entropy, token_losses};
 use dora_tensor::{Result, Tensor, no_grad};
+use std::sync::Arc;
 
 use crate::data::Batch;
 
@@ -30,15 +31,28 @@ pub struct CausalLm<'a> {
 impl Objective for CausalLm<'_> {
     fn loss(&self, batch: &Batch, labelled: usize, micro_step: u64) -> Result<Tensor> {
         let dropout = Some(DropoutSource { seed: self.seed, step: micro_step });
-        let pass = Pass { dropout, recompute_blocks: self.recompute_blocks, ..Pass::new(&batch.lengths) };
+        let (pass, targets) = of_labelled(batch)?;
+        let pass = Pass { dropout, recompute_blocks: self.recompute_blocks, ..pass };
         let hidden = self.model.hidden(&batch.input_ids, &pass)?;
-        cross_entropy(&hidden, &self.model.head(), &batch.targets, labelled as f32)
+        cross_entropy(&hidden, &self.model.head(), &targets, labelled as f32)
     }
 
     fn token_losses(&self, batch: &Batch) -> Result<Vec<f32>> {
         no_grad(|| {
-            let hidden = self.model.hidden(&batch.input_ids, &Pass::new(&batch.lengths))?;
-            token_losses(&hidden, &self.model.head(), &batch.targets)
+            let (pass, targets) = of_labelled(batch)?;
+            let hidden = self.model.hidden(&batch.input_ids, &pass)?;
+            token_losses(&hidden, &self.model.head(), &targets)
         })
     }
+}
+
+/// A pass over a batch, and the targets of the rows that it gives: of those with a label alone, unless nearly all have one.
+fn of_labelled(batch: &Batch) -> Result<(Pass, Vec<i32>)> {
+    let pass = Pass::new(&batch.lengths);
+    if batch.labelled >= batch.targets.len() / 8 * 7 {
+        return Ok((pass, batch.targets.clone()));
+    }
+    let labelled = batch.targets.iter().enumerate().filter(|(_, target)| **target != IGNORE);
+    let (rows, targets) = labelled.map(|(row, &target)| (row as u32, target)).unzip();
+    Ok((Pass { wanted: Some(Arc::new(RowIds::new(rows)?)), ..pass }, targets))
 }

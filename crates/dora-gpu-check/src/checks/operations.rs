@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use dora_tensor::ops::{
-    AdamW, AttentionShape, Clip, Documents, Dropout, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable, attention,
-    attention_cached, cross_entropy, dora_linear, dora_norms, dropout, embedding, linear, lora_linear, losses_at,
-    merged, pointwise, residual, rms_norm, rope, swiglu,
+    AdamW, AttentionShape, Clip, Documents, Dropout, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable, RowIds,
+    attention, attention_cached, cross_entropy, dora_linear, dora_norms, dropout, embedding, index_select, linear,
+    lora_linear, losses_at, merged, pointwise, residual, rms_norm, rope, swiglu,
 };
 use dora_tensor::rng::Stream;
 use dora_tensor::{DType, DenseWeight, Device, Nf4Options, Nf4Weight, Parameter, Role, Tensor, Weight, no_grad};
@@ -157,6 +157,9 @@ fn tables(suite: &mut Suite) -> Result<()> {
     }
     let targets: Vec<i32> = (0..rows as i32).map(|i| if i % 3 == 0 { -100 } else { i * 31 % vocab as i32 }).collect();
     let hidden: (_, &[usize]) = (Hidden, &[rows, width]);
+    suite.agree("index_select", &[hidden], |_, t| {
+        index_select(&t[0], &Arc::new(RowIds::new((0..rows as u32).step_by(3).collect())?))
+    })?;
     suite.agree("cross_entropy, trained head", &[hidden, (Trained, &[vocab, width])], |_, t| {
         cross_entropy(&t[0], &Matrix::Trained(t[1].clone()), &targets, 31.0)
     })?;

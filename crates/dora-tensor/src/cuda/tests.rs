@@ -4,8 +4,8 @@ use super::Cuda;
 use crate::gradcheck::{Input, compare};
 use crate::ops::{
     AdamW, AttentionShape, Clip, Documents, Dropout, Figures, LowRank, Matrix, Moments, Norms, Pointwise, RopeTable,
-    attention, attention_cached, cross_entropy, cross_entropy_in_chunks, dora_linear, dora_norms, dropout, embedding,
-    linear, lora_linear, losses_at, merged, pointwise, residual, rms_norm, rope, swiglu,
+    RowIds, attention, attention_cached, cross_entropy, cross_entropy_in_chunks, dora_linear, dora_norms, dropout,
+    embedding, index_select, linear, lora_linear, losses_at, merged, pointwise, residual, rms_norm, rope, swiglu,
 };
 use crate::rng::Stream;
 use crate::tape::{Edge, GradientSlot};
@@ -311,6 +311,11 @@ fn embeddings_and_losses_agree() {
     agree("embedding", &[(Trained, normal(0, &[vocab, width]))], |_, t| embedding(&ids, &t[0]));
     let targets: Vec<i32> = (0..n as i32).map(|i| if i % 3 == 0 { -100 } else { i * i % 101 }).collect();
     let hidden = (Activation, normal(1, &[n, width]));
+    for picked in [vec![0, 1, 7, 40, 66], vec![33], (0..67).collect()] {
+        agree("index_select", std::slice::from_ref(&hidden), |_, t| {
+            index_select(&t[0], &Arc::new(RowIds::new(picked.clone())?))
+        });
+    }
     let trained = [hidden.clone(), (Trained, normal(2, &[vocab, width]))];
     agree("cross_entropy", &trained, |_, t| cross_entropy(&t[0], &Matrix::Trained(t[1].clone()), &targets, 31.0));
     let table = normal(2, &[vocab, width]).tensor().to_dtype(DType::BF16);

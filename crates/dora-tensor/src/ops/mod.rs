@@ -7,6 +7,7 @@ mod cross_entropy;
 mod dora;
 mod dropout;
 mod embedding;
+mod index_select;
 mod linear;
 mod lora;
 mod pointwise;
@@ -23,6 +24,7 @@ pub use cross_entropy::{IGNORE, chunk_rows, cross_entropy, losses_at, token_loss
 pub use dora::{NormGradient, Norms, NormsOf, dora_linear, dora_linear_with, dora_norms, dora_norms_together, merged};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
+pub use index_select::{RowIds, index_select};
 pub use linear::{Matrix, linear};
 pub use lora::{LowRank, lora_linear};
 pub use pointwise::{Pointwise, pointwise};

@@ -1,7 +1,6 @@
 //! Cross-entropy on the CPU, one row of logits at a time.
 
-use crate::Tensor;
-use crate::cpu::{buffer, for_row_blocks, simd, softmax_in_place};
+use crate::cpu::{for_row_blocks, simd, softmax_in_place};
 use rayon::prelude::*;
 
 /// Losses of the rows; with `scale`, logits become their gradient times it.
@@ -17,22 +16,6 @@ pub(super) fn losses(logits: &mut [f32], rows: &[(usize, usize)], scale: Option<
         max - at_target + sum.ln()
     };
     logits.par_chunks_exact_mut(vocab.max(1)).zip(rows).map(row).collect()
-}
-
-/// Rows of x (n, width) as a matrix of their own.
-pub(super) fn gather(x: &[f32], width: usize, rows: &[(usize, usize)]) -> Tensor {
-    let mut picked = buffer(rows.len() * width);
-    for (to, &(row, _)) in picked.chunks_exact_mut(width.max(1)).zip(rows) {
-        to.copy_from_slice(&x[row * width..(row + 1) * width]);
-    }
-    Tensor::of(picked, &[rows.len(), width])
-}
-
-/// Puts rows back where they came from.
-pub(super) fn scatter(from: &[f32], rows: &[(usize, usize)], width: usize, to: &mut [f32]) {
-    for (i, &(row, _)) in rows.iter().enumerate() {
-        to[row * width..(row + 1) * width].copy_from_slice(&from[i * width..(i + 1) * width]);
-    }
 }
 
 /// x times a factor.

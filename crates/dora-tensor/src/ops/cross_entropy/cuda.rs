@@ -1,4 +1,4 @@
-//! Cross-entropy on a device. Rows are picked by the kernel that looks up embeddings; the sum of the losses stays on the device.
+//! Cross-entropy on a device. The sum of the losses stays there.
 
 use super::Rows as Labelled;
 use crate::cuda::overwrite;
@@ -7,31 +7,16 @@ use dora_kernels::{Buffer, Element, launch};
 
 /// Rows of hidden and their targets.
 pub(super) struct Rows {
-    ids: Buffer,
+    pub(super) ids: Buffer,
     targets: Buffer,
 }
 
-fn rows<'a>(gpu: Cuda, labelled: &'a Labelled) -> Result<&'a Rows> {
+/// Their copy on the device.
+pub(super) fn rows<'a>(gpu: Cuda, labelled: &'a Labelled) -> Result<&'a Rows> {
     labelled.on_device.get(gpu, || {
         let (ids, targets): (Vec<u32>, Vec<u32>) = labelled.pairs.iter().map(|&(r, t)| (r as u32, t as u32)).unzip();
         Ok(Rows { ids: gpu.words(&ids)?, targets: gpu.words(&targets)? })
     })
-}
-
-/// Rows of x (n, width) as a matrix of their own.
-pub(super) fn gather(gpu: Cuda, x: &Tensor, labelled: &Labelled) -> Result<Tensor> {
-    let (n, width) = x.dims2("cross_entropy", "hidden")?;
-    let mut picked = gpu.room(x.dtype(), &[labelled.pairs.len(), width])?;
-    let (ids, to) = (&rows(gpu, labelled)?.ids, picked.write(gpu, "cross_entropy")?);
-    launch::embedding(&**gpu.driver(), ids.view(), x.on(gpu, "cross_entropy")?, n, to)?;
-    Ok(picked)
-}
-
-/// Puts rows back where they came from.
-pub(super) fn scatter(gpu: Cuda, from: &Tensor, labelled: &Labelled, to: &mut Tensor) -> Result<()> {
-    let (n, ids) = (to.shape()[0], &rows(gpu, labelled)?.ids);
-    let (from, to) = (from.on(gpu, "cross_entropy")?, to.write(gpu, "cross_entropy")?);
-    Ok(launch::scatter_rows(&**gpu.driver(), ids.view(), from, n, to)?)
 }
 
 /// Losses of the rows; with `scale`, logits become their gradient times it.

@@ -10,7 +10,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::Matrix;
+use super::{Matrix, index_select as picking};
 use crate::cpu::buffer;
 use crate::cuda::{Copied, accumulate};
 use crate::profile::{self, Direction};
@@ -97,6 +97,12 @@ struct Rows<'a> {
     on_device: Copied<cuda::Rows>,
 }
 
+impl Rows<'_> {
+    fn ids(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.pairs.iter().map(|&(row, _)| row)
+    }
+}
+
 /// Losses of all chunks: their sum on the CPU, in f64, or those that a device has yet to add.
 #[derive(Default)]
 struct Total {
@@ -162,8 +168,11 @@ fn for_chunks(
     for pairs in labelled.chunks(rows_of_chunk(most, labelled.len(), vocab)) {
         let rows = Rows { pairs, on_device: Copied::default() };
         let x = match hidden.device() {
-            Device::Cpu => cpu::gather(hidden.as_f32("cross_entropy")?, width, pairs),
-            Device::Cuda(gpu) => cuda::gather(gpu, hidden, &rows)?,
+            Device::Cpu => {
+                let picked = picking::cpu::gather(hidden.as_f32("cross_entropy")?, width, rows.ids());
+                Tensor::of(picked, &[pairs.len(), width])
+            }
+            Device::Cuda(gpu) => picking::cuda::gather(gpu, hidden, &cuda::rows(gpu, &rows)?.ids, pairs.len())?,
         };
         f(head.apply(&x)?, &rows, x)?;
     }
@@ -190,14 +199,15 @@ impl Gradients {
         let dx = head.apply_transposed(dlogits)?;
         match dx.device() {
             Device::Cpu => {
-                cpu::scatter(dx.as_f32("cross_entropy")?, rows.pairs, dx.shape()[1], self.hidden.make_mut());
+                let (from, width) = (dx.as_f32("cross_entropy")?, dx.shape()[1]);
+                picking::cpu::scatter(from, width, rows.ids(), self.hidden.make_mut());
                 if let Some(dw) = &mut self.head {
                     let dlogits = dlogits.view2("cross_entropy", "dlogits")?;
                     super::linear::cpu::accumulate(dlogits.t(), x.view2("cross_entropy", "x")?, dw, 1.0)?;
                 }
             }
             Device::Cuda(gpu) => {
-                cuda::scatter(gpu, &dx, rows, &mut self.hidden)?;
+                picking::cuda::scatter(gpu, &dx, &cuda::rows(gpu, rows)?.ids, &mut self.hidden)?;
                 if let Some(dw) = &mut self.head {
                     accumulate(gpu, dlogits.transposed(), x.plain(), 1.0, dw)?;
                 }
