@@ -7,7 +7,7 @@ mod panels;
 mod parallel;
 mod pool;
 
-pub use lanes::{Finish, Gradient, Operand, Term, gather, product_by_rows, sum_of_products, through};
+pub use lanes::{Finish, Term, gather, sum_of_products, through};
 #[cfg(target_arch = "x86_64")]
 pub use lanes::{KeyHead, Queries};
 pub(crate) use math::dot;

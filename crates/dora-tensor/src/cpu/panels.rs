@@ -1,9 +1,9 @@
 //! Products with a frozen matrix W (out, in), a panel of it at a time. Weights in `f32` are read where they lie, if the product
-//! does so ([`Operand::reads_in_place`]); else the panel is brought into scratch, widened if need be, and multiplied on the same
+//! does so ([`reads_in_place`]); else the panel is brought into scratch, widened if need be, and multiplied on the same
 //! thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
 //! depend on shapes alone, never on the number of threads: `gemm` sums few rows in an order that depends on them.
 
-use super::lanes::{Finish, Gradient, Operand, Term, sum_of_products, through};
+use super::lanes::{DEPTH, Finish, Term, reads_in_place, sum_of_products, through};
 use super::{scratch, simd};
 use half::{bf16, f16};
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
@@ -59,78 +59,88 @@ pub fn widen_rectangle<T: Widen>(w: &[T], width: usize, rows: Range<usize>, colu
 const PANEL: usize = 1 << 18;
 /// Panels of rows, about, of a small W.
 const PANELS: usize = 16;
-/// The same for a W that is packed: its panels are then cut by rows of x too.
-const PACKED_PANELS: usize = 4;
-/// Rows of a packed panel, at least and at most: x goes by once for each panel, and is better read from memory less often even
-/// where the panel does not fit the second-level cache.
-const PACKED: (usize, usize) = (96, 192);
-/// Elements of a packed panel, unless it has the fewest rows.
-const PACKED_PANEL: usize = 1 << 20;
 /// Rows or columns that a panel is a multiple of: three vectors of 16, the width of a register block of `gemm`.
 const STRIPE: usize = 48;
+/// Rows of x from which on panels have [`ROWS`] rows: all of x goes by once for each, and by then it is large.
+const MANY: usize = 256;
+/// Rows of W in a panel that many rows of x go by.
+const ROWS: usize = 192;
+/// Columns of W, about, that a gradient goes through together; for `gemm` there are eight runs of columns, up to so many.
+const COLUMNS: (usize, usize) = (320, 1008);
 
-/// Rows of W at hand.
+/// A rectangle of W at hand.
 pub struct Panel<'a> {
-    /// Their elements.
+    /// Its elements.
     pub w: ArrayView2<'a, f32>,
     in_place: bool,
 }
 
 impl Panel<'_> {
+    /// x·w.
+    pub fn term<'a>(&'a self, x: ArrayView2<'a, f32>) -> Term<'a> {
+        Term { goes_on: self.in_place, ..Term::new(x, self.w.view()) }
+    }
+
     /// x·wᵀ.
-    pub fn term<'a>(&'a self, x: &'a Operand<'a>) -> Term<'a> {
-        let (columns, w) = (0..self.w.ncols(), self.w.view());
-        if self.in_place { Term::of_many(x, columns, w) } else { Term::new(x, columns, w) }
+    pub fn transposed<'a>(&'a self, x: ArrayView2<'a, f32>) -> Term<'a> {
+        Term { goes_on: self.in_place, ..Term::new(x, self.w.t()) }
     }
 }
 
 /// Calls `f` with a rectangle of W in scratch.
-fn with_panel<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(ArrayView2<f32>) -> T) -> T {
+fn with_panel<T>(w: &dyn Stored, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(&Panel) -> T) -> T {
     let dim = (rows.len(), columns.len());
     scratch(dim.0 * dim.1, |buffer| {
         w.widen_into(rows, columns, buffer);
-        f(ArrayView2::from_shape(dim, buffer).expect("the scratch has the panel's size"))
+        let w = ArrayView2::from_shape(dim, buffer).expect("the scratch has the panel's size");
+        f(&Panel { w, in_place: false })
     })
 }
 
 /// Calls `f(rows, W[rows], parts)` for panels of W's rows in parallel, where `parts` are the columns `rows` of every y (n, out);
-/// gives the results in order. W, which is to be multiplied by x, is taken where it lies, if that suits x and it lies somewhere.
+/// gives the results in order. W, which is to be multiplied by `n` rows, is taken where it lies, if that suits so many and it lies
+/// somewhere.
 pub fn for_row_panels<T: Send>(
     w: &dyn Stored,
-    x: &Operand,
+    n: usize,
     ys: Vec<ArrayViewMut2<f32>>,
     f: impl Fn(Range<usize>, &Panel, Vec<ArrayViewMut2<f32>>) -> T + Sync,
 ) -> Vec<T> {
     let (out, inner) = w.dim();
-    let (in_place, size) = (x.reads_in_place(), rows_of_panel((out, inner), x.packs()));
+    let size = rows_of_panel((out, inner), n);
     let panels = column_panels(ys, out, size).into_par_iter().enumerate();
     let run = |(i, parts): (usize, Vec<_>)| {
         let rows = i * size..out.min((i + 1) * size);
-        match w.in_place().filter(|_| in_place) {
-            Some(all) => {
-                let whole = ArrayView2::from_shape(w.dim(), all).expect("all of a matrix has its size");
-                f(rows.clone(), &Panel { w: whole.slice(s![rows, ..]), in_place }, parts)
-            }
-            None => with_panel(w, rows.clone(), 0..inner, |w| f(rows, &Panel { w, in_place: false }, parts)),
+        match in_place(w, n) {
+            Some(all) => f(rows.clone(), &Panel { w: all.slice(s![rows, ..]), in_place: true }, parts),
+            None => with_panel(w, rows.clone(), 0..inner, |w| f(rows, w, parts)),
         }
     };
     panels.map(run).collect()
 }
 
-/// Rows of a panel of W (out, inner), by shape alone.
-fn rows_of_panel((out, inner): (usize, usize), packed: bool) -> usize {
-    let fitting = |elements| elements / inner.max(1) / STRIPE * STRIPE;
-    let part = |panels| out.div_ceil(panels).next_multiple_of(STRIPE).max(STRIPE);
-    match packed {
-        true => fitting(PACKED_PANEL).min(part(PACKED_PANELS)).clamp(PACKED.0, PACKED.1),
-        false => fitting(PANEL).max(STRIPE).min(part(PANELS)),
+/// W where it lies, if that suits a product with so many rows.
+fn in_place(w: &dyn Stored, rows: usize) -> Option<ArrayView2<'_, f32>> {
+    let all = w.in_place().filter(|_| reads_in_place(rows))?;
+    Some(ArrayView2::from_shape(w.dim(), all).expect("all of a matrix has its size"))
+}
+
+/// Rows of a panel of W (out, inner), by shape and the rows of x.
+fn rows_of_panel((out, inner): (usize, usize), n: usize) -> usize {
+    match n {
+        MANY.. => ROWS,
+        _ => {
+            let fitting = ROWS.min(PANEL / inner.max(1) / STRIPE * STRIPE);
+            fitting.max(STRIPE).min(out.div_ceil(PANELS).next_multiple_of(STRIPE).max(STRIPE))
+        }
     }
 }
 
-/// Floats that a thread has at hand, at most, for a product with W (out, in): a panel, or a packed one and what it is packed from.
-pub fn panel_room(dim: (usize, usize)) -> usize {
-    let floats = |packed| rows_of_panel(dim, packed) * dim.1;
-    floats(false).max(2 * floats(true))
+/// Floats that a thread has at hand, at most, for a product with W (out, in): a widened panel, and what it is packed into.
+pub fn panel_room((out, inner): (usize, usize)) -> usize {
+    let forward = out.min(ROWS.max(rows_of_panel((out, inner), 0))) * (inner + inner.min(DEPTH));
+    let backward = 2 * inner.min(COLUMNS.0) * out.min(DEPTH);
+    forward.max(backward)
 }
 
 /// Calls `f(rows, columns, W[rows, columns], part)` for panels of W, where `part` is the columns `columns` of dx (n, in): for each
@@ -138,13 +148,23 @@ pub fn panel_room(dim: (usize, usize)) -> usize {
 pub fn for_column_panels(
     w: &dyn Stored,
     dx: ArrayViewMut2<f32>,
-    f: impl Fn(Range<usize>, Range<usize>, ArrayView2<f32>, ArrayViewMut2<f32>) + Sync,
+    f: impl Fn(Range<usize>, Range<usize>, &Panel, ArrayViewMut2<f32>) + Sync,
 ) {
-    let (out, inner) = w.dim();
-    let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, 1008);
-    let height = PANEL / width;
+    let ((out, inner), n) = (w.dim(), dx.nrows());
+    let (whole, packs) = (in_place(w, n), reads_in_place(n));
+    let (width, height) = match packs {
+        true => (inner.div_ceil(inner.div_ceil(COLUMNS.0).max(1)).next_multiple_of(64).max(64), DEPTH),
+        false => {
+            let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, COLUMNS.1);
+            (width, PANEL / width)
+        }
+    };
     column_panels(vec![dx], inner, width).into_par_iter().enumerate().for_each(|(i, mut parts)| {
         let columns = i * width..inner.min((i + 1) * width);
+        if let Some(all) = whole {
+            let panel = Panel { w: all.slice(s![.., columns.clone()]), in_place: true };
+            return f(0..out, columns, &panel, parts.remove(0));
+        }
         for first in (0..out.max(1)).step_by(height) {
             let rows = first..out.min(first + height);
             with_panel(w, rows.clone(), columns.clone(), |panel| f(rows, columns.clone(), panel, parts[0].view_mut()));
@@ -154,20 +174,14 @@ pub fn for_column_panels(
 
 /// y (n, out) = x (n, in)·Wᵀ.
 pub fn matmul_stored_nt(x: ArrayView2<f32>, w: &dyn Stored, y: ArrayViewMut2<f32>) {
-    let x = Operand::new(x, None);
-    for_row_panels(w, &x, vec![y], |_, panel, mut y| {
-        sum_of_products(&[panel.term(&x)], &Finish::default(), y.remove(0));
+    for_row_panels(w, x.nrows(), vec![y], |_, panel, mut y| {
+        sum_of_products(&[panel.transposed(x)], &Finish::default(), y.remove(0));
     });
 }
 
-/// dx (n, in) = dy (n, out)·W. For a tall W (a vocabulary's) dy is as large as logits, and laid out as it is needed.
+/// dx (n, in) = dy (n, out)·W.
 pub fn matmul_stored_nn(dy: ArrayView2<f32>, w: &dyn Stored, dx: ArrayViewMut2<f32>) {
-    const TALL: usize = 16;
-    let (out, inner) = w.dim();
-    match out < TALL * inner {
-        true => through(Gradient::Laid(&Operand::new(dy, None)), w, None, dx),
-        false => through(Gradient::Rows(dy), w, None, dx),
-    }
+    through(dy, None, w, None, dx);
 }
 
 /// Row i of a panel times `gain[i]`.

@@ -2,26 +2,30 @@
 
 use ndarray::ArrayView2;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::ops::Range;
 
 /// Floats of a line of a cache.
 pub const LINE: usize = 16;
 
-/// Rows in memory that are wanted next, asked for a few lines at a time meanwhile.
+/// Rows of `width` elements, each `stride` behind the one before. They may lie beyond what is there: asking reads nothing.
+#[derive(Clone, Copy)]
 pub struct Ahead {
     from: *const f32,
     rows: usize,
     stride: usize,
     width: usize,
-    /// Asked for with every tile.
-    lines: usize,
-    row: usize,
     column: usize,
 }
 
+// SAFETY: the address is asked for, never read.
+unsafe impl Send for Ahead {}
+// SAFETY: as above.
+unsafe impl Sync for Ahead {}
+
 impl Ahead {
-    /// So many rows of `width` elements, each `stride` behind the one before.
+    /// Such rows.
     pub fn new(from: *const f32, rows: usize, stride: usize, width: usize) -> Self {
-        Ahead { from, rows, stride, width, lines: 0, row: 0, column: 0 }
+        Ahead { from, rows: if width == 0 { 0 } else { rows }, stride, width, column: 0 }
     }
 
     /// Nothing.
@@ -29,37 +33,41 @@ impl Ahead {
         Self::new(std::ptr::null(), 0, 0, 0)
     }
 
-    /// The rows of y, to be written soon.
-    pub fn of(y: &ArrayView2<f32>) -> Self {
-        Self::new(y.as_ptr(), y.nrows(), y.strides()[0] as usize, y.ncols())
+    /// What lies so many elements behind w, whose rows or columns are contiguous.
+    pub fn behind(w: &ArrayView2<f32>, elements: isize) -> Self {
+        let ((rows, columns), strides) = (w.dim(), w.strides());
+        let from = w.as_ptr().wrapping_offset(elements);
+        match strides[1] {
+            1 => Self::new(from, rows, strides[0] as usize, columns),
+            along => Self::new(from, columns, along as usize, rows),
+        }
     }
 
-    /// As many rows of memory as w has behind it.
-    pub fn behind(w: &ArrayView2<f32>) -> Self {
-        let (rows, stride) = (w.nrows(), w.strides()[0]);
-        Self::new(w.as_ptr().wrapping_offset(rows as isize * stride), rows, stride as usize, w.ncols())
+    /// Some of its rows, as parts of a whole.
+    pub fn part(&self, part: Range<usize>, whole: usize) -> Self {
+        let row = |at: usize| self.rows * at.min(whole) / whole.max(1);
+        let (first, end) = (row(part.start), row(part.end));
+        Ahead { from: self.from.wrapping_add(first * self.stride), rows: end - first, ..*self }
     }
 
-    /// All of it is to be asked for within so many tiles.
-    pub fn within(mut self, tiles: usize) -> Self {
-        self.lines = (self.rows * self.width.div_ceil(LINE)).div_ceil(tiles.max(1));
-        self
-    }
-
-    /// Asks for the next few lines, which may lie beyond what is there: that reads nothing.
+    /// Asks for the next line.
     #[inline(always)]
     pub fn ask(&mut self) {
-        for _ in 0..self.lines {
-            if self.row == self.rows {
-                return;
-            }
-            let at = self.from.wrapping_add(self.row * self.stride + self.column);
+        if self.rows > 0 {
             // SAFETY: every x86-64 processor has it, and it takes any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(self.column).cast()) };
             self.column += LINE;
             if self.column >= self.width {
-                (self.row, self.column) = (self.row + 1, 0);
+                (self.from, self.rows, self.column) = (self.from.wrapping_add(self.stride), self.rows - 1, 0);
             }
+        }
+    }
+
+    /// Asks for all of it.
+    #[inline(always)]
+    pub fn ask_all(mut self) {
+        while self.rows > 0 {
+            self.ask();
         }
     }
 }

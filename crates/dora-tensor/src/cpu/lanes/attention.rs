@@ -1,11 +1,11 @@
 //! Causal attention of one key head, a block of queries at a time: scores stand as [key][query], so that the softmax goes down the
 //! lanes, and every product reads what the one before it left. Sixteen queries see keys up to their last one's.
 
+use super::FEW;
 use super::kernel::{Factor, tiles};
 use super::layout::{LayOut, write};
 use super::pack::Pack;
 use super::vector::{Isa, Run, Vector};
-use super::{FEW, Finish};
 use crate::cpu::{buffer, exp, recycle, scratch};
 use crate::profile;
 use ndarray::{ArrayView2, ArrayViewMut2, s};
@@ -141,7 +141,7 @@ unsafe fn by_keys<V: Vector>(keys: ArrayView2<f32>, queries: &Queries, across: &
         let (from, to) = (across.as_ptr().wrapping_add(group.start), scores.as_mut_ptr().wrapping_add(group.start));
         let vectors = group.len() / V::LANES;
         // SAFETY: the keys have these columns, there is a row of `lanes` for each, and `scores` has one for each key.
-        unsafe { tiles::<V>(vectors, &w, 0..d, (from, lanes), (to, lanes), false, || ()) };
+        unsafe { tiles::<V>(vectors, &w, 0..d, (from, lanes), (to, lanes), false, &mut []) };
     }
 }
 
@@ -162,7 +162,7 @@ unsafe fn over_keys<V: Vector>(w: &[f32], d: usize, queries: &Queries, across: &
             let from = across.as_ptr().wrapping_add(start * lanes + group.start);
             let vectors = group.len() / V::LANES;
             // SAFETY: w has these columns, there is a row of `lanes` for each, and `sums` has one for each row of w.
-            unsafe { tiles::<V>(vectors, &w, part, (from, lanes), (to, lanes), start > 0, || ()) };
+            unsafe { tiles::<V>(vectors, &w, part, (from, lanes), (to, lanes), start > 0, &mut []) };
         }
     }
 }
@@ -182,7 +182,7 @@ unsafe fn to_keys<V: Vector>(w: &[f32], lanes: usize, x: &[f32], m: usize, c: &m
         let (from, to) = (x.as_ptr().wrapping_add(group.start), c.as_mut_ptr().wrapping_add(group.start));
         let vectors = group.len() / V::LANES;
         // SAFETY: x has a row of D for each of w's columns, c one for each of its rows, and they are contiguous.
-        unsafe { tiles::<V>(vectors, &w, 0..m, (from, d), (to, stride), true, || ()) };
+        unsafe { tiles::<V>(vectors, &w, 0..m, (from, d), (to, stride), true, &mut []) };
     }
 }
 
@@ -192,9 +192,8 @@ unsafe fn to_keys<V: Vector>(w: &[f32], lanes: usize, x: &[f32], m: usize, c: &m
 /// The processor must have the vector's instruction set.
 #[inline(always)]
 unsafe fn lay_out<V: Vector>(x: ArrayView2<f32>, factor: f32, lanes: usize, data: &mut [f32]) {
-    let columns = 0..x.ncols();
     // SAFETY: by the caller's word.
-    unsafe { LayOut { x, first: 0, columns, gain: None, lanes, data }.run::<V>() };
+    unsafe { LayOut { x, lanes, data }.run::<V>() };
     if factor != 1.0 {
         for x in data.iter_mut() {
             *x *= factor;
@@ -292,7 +291,7 @@ impl Run for Attend<'_, '_, '_, '_> {
             }
         }
         // SAFETY: by the caller's word.
-        unsafe { write::<V>(sums, 0, &Finish::default(), &mut o) };
+        unsafe { write::<V>(sums, &mut o) };
     }
 }
 
@@ -366,7 +365,7 @@ impl Run for AttendBack<'_, '_, '_, '_> {
         // SAFETY: by the caller's word.
         unsafe {
             over_keys::<V>(&head.turned, d, &queries, ds, sums);
-            write::<V>(sums, 0, &Finish::default(), &mut dq);
+            write::<V>(sums, &mut dq);
         }
         // Rows of one length would fall on few lines of a cache.
         let (q, d_o_) = rows.split_at_mut(m * d);

@@ -1,10 +1,8 @@
-//! The kernels, for any vector. A tile is 6 rows of w times a block of x's rows, whose sums stay in registers: for each column of x
-//! a few vectors are loaded, and 6 elements of w are spread.
+//! The kernels, for any vector. A tile is 6 rows of one factor times a few vectors of the other, and its sums stay in registers: for
+//! each element of a row a few vectors are loaded, and 6 elements are spread.
 
-use super::Finish;
 use super::ahead::{Ahead, LINE};
-use super::layout::{Lanes, write};
-use super::vector::{Run, Vector};
+use super::vector::{MOST_LANES, MOST_VECTORS, Run, Vector};
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
@@ -17,7 +15,7 @@ pub const ROWS: usize = 6;
 pub enum Factor<'a> {
     /// Of any strides.
     View(ArrayView2<'a, f32>),
-    /// So many rows, as [`Pack`](super::pack::Pack) and [`PackRows`](super::pack::PackRows) leave them.
+    /// So many rows, as [`Pack`](super::pack::Pack) leaves them.
     Packed(&'a [f32], usize),
 }
 
@@ -36,6 +34,9 @@ impl Factor<'_> {
         }
     }
 }
+
+/// Rows at a time where a tile is one vector wide, whose sums would wait for each other.
+const NARROW_ROWS: usize = 2 * ROWS;
 
 /// Rows of the tile that begins where `left` rows are left.
 #[inline(always)]
@@ -90,6 +91,7 @@ unsafe fn tile<V: Vector, const J: usize, const N: usize>(
     (x, x_stride): (*const f32, usize),
     (sums, sums_stride): (*mut f32, usize),
     add: bool,
+    ahead: &mut [Ahead],
 ) {
     // SAFETY: all within what the caller answers for.
     unsafe {
@@ -102,8 +104,9 @@ unsafe fn tile<V: Vector, const J: usize, const N: usize>(
             }
         }
         // Smaller tiles are few, and take long to compile.
-        let whole = if J == ROWS && N == V::VECTORS { depth / UNROLLED * UNROLLED } else { 0 };
+        let whole = if (J == ROWS && N == V::VECTORS) || J == NARROW_ROWS { depth / UNROLLED * UNROLLED } else { 0 };
         for start in (0..whole).step_by(UNROLLED) {
+            ahead.iter_mut().for_each(Ahead::ask);
             for i in 0..UNROLLED {
                 add_column::<V, J, N>(start + i, (w, along), (x, x_stride), &mut sum);
             }
@@ -133,6 +136,7 @@ unsafe fn tile_of<V: Vector, const J: usize, const N: usize>(
     x: (*const f32, usize),
     sums: (*mut f32, usize),
     add: bool,
+    ahead: &mut [Ahead],
 ) {
     let mut rows = [std::ptr::null(); J];
     // SAFETY: these rows and columns are there, by the caller's word.
@@ -144,8 +148,8 @@ unsafe fn tile_of<V: Vector, const J: usize, const N: usize>(
                     *at = w.as_ptr().offset((row + j) as isize * down + columns.start as isize * along);
                 }
                 match along {
-                    1 => tile::<V, J, N>(columns.len(), (rows, 1), x, sums, add),
-                    _ => tile::<V, J, N>(columns.len(), (rows, along), x, sums, add),
+                    1 => tile::<V, J, N>(columns.len(), (rows, 1), x, sums, add, ahead),
+                    _ => tile::<V, J, N>(columns.len(), (rows, along), x, sums, add, ahead),
                 }
             }
             Factor::Packed(packed, _) => {
@@ -153,13 +157,14 @@ unsafe fn tile_of<V: Vector, const J: usize, const N: usize>(
                 for (j, at) in rows.iter_mut().enumerate() {
                     *at = first.add(j);
                 }
-                tile::<V, J, N>(columns.len(), (rows, J as isize), x, sums, add);
+                tile::<V, J, N>(columns.len(), (rows, J as isize), x, sums, add, ahead);
             }
         }
     }
 }
 
-/// Sums (rows of w, vectors) of the columns `columns` of w times as many rows of x; `ask` is called before each tile.
+/// Sums (rows of w, vectors) of the columns `columns` of w times as many rows of x; meanwhile asks for what is
+/// wanted next.
 ///
 /// # Safety
 /// As for [`tile`], for all rows of w.
@@ -171,7 +176,7 @@ pub unsafe fn tiles<V: Vector>(
     x: (*const f32, usize),
     sums: (*mut f32, usize),
     add: bool,
-    mut ask: impl FnMut(),
+    ahead: &mut [Ahead],
 ) {
     /// With so many vectors.
     #[inline(always)]
@@ -181,20 +186,22 @@ pub unsafe fn tiles<V: Vector>(
         x: (*const f32, usize),
         (sums, stride): (*mut f32, usize),
         add: bool,
-        ask: &mut impl FnMut(),
+        ahead: &mut [Ahead],
     ) {
         let mut row = 0;
         while row < w.rows() {
-            ask();
-            let count = tile_rows(w.rows() - row);
+            let left = w.rows() - row;
+            let narrow = N == 1 && left >= NARROW_ROWS && matches!(w, Factor::View(_));
+            let count = if narrow { NARROW_ROWS } else { tile_rows(left) };
             // SAFETY: these rows and columns are there, by the caller's word.
             unsafe {
                 let sums = (sums.add(row * stride), stride);
                 match count {
-                    ROWS => tile_of::<V, ROWS, N>(w, row, columns, x, sums, add),
-                    4 => tile_of::<V, 4, N>(w, row, columns, x, sums, add),
-                    2 => tile_of::<V, 2, N>(w, row, columns, x, sums, add),
-                    _ => tile_of::<V, 1, N>(w, row, columns, x, sums, add),
+                    NARROW_ROWS if N == 1 => tile_of::<V, NARROW_ROWS, N>(w, row, columns, x, sums, add, ahead),
+                    ROWS => tile_of::<V, ROWS, N>(w, row, columns, x, sums, add, ahead),
+                    4 => tile_of::<V, 4, N>(w, row, columns, x, sums, add, ahead),
+                    2 => tile_of::<V, 2, N>(w, row, columns, x, sums, add, ahead),
+                    _ => tile_of::<V, 1, N>(w, row, columns, x, sums, add, ahead),
                 }
             }
             row += count;
@@ -203,133 +210,67 @@ pub unsafe fn tiles<V: Vector>(
     // SAFETY: by the caller's word.
     unsafe {
         match vectors {
-            4 if V::VECTORS >= 4 => of::<V, 4>(w, &columns, x, sums, add, &mut ask),
-            3 if V::VECTORS >= 3 => of::<V, 3>(w, &columns, x, sums, add, &mut ask),
-            2 => of::<V, 2>(w, &columns, x, sums, add, &mut ask),
-            _ => of::<V, 1>(w, &columns, x, sums, add, &mut ask),
+            4 if V::VECTORS >= 4 => of::<V, 4>(w, &columns, x, sums, add, ahead),
+            3 if V::VECTORS >= 3 => of::<V, 3>(w, &columns, x, sums, add, ahead),
+            2 => of::<V, 2>(w, &columns, x, sums, add, ahead),
+            _ => of::<V, 1>(w, &columns, x, sums, add, ahead),
         }
     }
 }
 
-/// Parts that so many columns are cut into.
-#[inline(always)]
-fn parts<V: Vector>(columns: usize) -> usize {
-    columns.div_ceil(V::DEPTH)
-}
-
-/// Sums [rows of w][lanes] of x[the block from row `first` on, columns]·wᵀ, in place of what is there or added to it.
-///
-/// # Safety
-/// The processor must have the vector's instruction set.
-#[inline(always)]
-unsafe fn block<V: Vector>(
-    x: &Lanes,
-    columns: &Range<usize>,
-    first: usize,
-    w: &Factor,
-    sums: &mut [f32],
-    mut add: bool,
-    ahead: &mut [Ahead],
-) {
-    let lanes = x.lanes(first);
-    assert!(x.isa().lanes() == V::LANES, "lanes of the vectors that they were laid out for");
-    assert!(
-        columns.end <= x.columns() && w.columns() == columns.len() && sums.len() == w.rows() * lanes,
-        "factors of one size"
-    );
-    let depth = columns.len().div_ceil(parts::<V>(columns.len()).max(1)).max(1);
-    let part = |start: usize| start..columns.len().min(start + depth);
-    let of_x = |first, part: Range<usize>| x.part(first, columns.start + part.start..columns.start + part.end);
-    for start in (0..columns.len()).step_by(depth) {
-        let part_of_w = part(start);
-        let next = match (part_of_w.end < columns.len(), first + lanes < x.rows()) {
-            (true, _) => of_x(first, part(part_of_w.end)),
-            (false, true) => of_x(first + lanes, part(0)),
-            (false, false) => &[],
-        };
-        let mut next = match w {
-            // A w that is packed meets, mostly, more rows of x than stay in a core's cache.
-            Factor::Packed(..) => Ahead::new(next.as_ptr(), 1, 0, next.len()).within(w.rows().div_ceil(ROWS)),
-            Factor::View(_) => Ahead::nothing(),
-        };
-        let ask = || {
-            next.ask();
-            ahead.iter_mut().for_each(Ahead::ask);
-        };
-        let x = (of_x(first, part_of_w.clone()).as_ptr(), lanes);
-        // SAFETY: w has these columns, x as many rows of `lanes`, and `sums` one of them for each row of w.
-        unsafe { tiles::<V>(lanes / V::LANES, w, part_of_w, x, (sums.as_mut_ptr(), lanes), add, ask) };
-        add = true;
-    }
-    if !add {
-        sums.fill(0.0);
-    }
-}
-
-/// A term of a sum of products: x[:, columns]·wᵀ.
-pub struct LanesTerm<'a> {
-    pub x: &'a Lanes,
-    pub columns: Range<usize>,
-    pub w: Factor<'a>,
-}
-
-/// y, the rows from `first` on, becomes the sum of the terms.
-pub struct SumOfProducts<'a, 'w, 'b> {
-    pub terms: &'a [LanesTerm<'w>],
-    pub finish: &'a Finish<'a>,
-    /// What is wanted next, asked for with the first term's tiles.
+/// y (n, j), of contiguous rows, becomes x·w for x (n, k), of contiguous rows, and a w (k, j) that
+/// [`PackColumns`](super::pack::PackColumns) packed in tiles of so many columns; or that is added to it.
+pub struct PackedProduct<'a, 'b> {
+    pub x: ArrayView2<'a, f32>,
+    pub packed: &'a [f32],
+    pub tile: usize,
+    pub add: bool,
+    /// Is wanted next.
     pub ahead: Ahead,
-    pub first: usize,
-    /// Room for a block's sums.
-    pub sums: &'a mut [f32],
     pub y: ArrayViewMut2<'b, f32>,
 }
 
-impl Run for SumOfProducts<'_, '_, '_> {
+impl Run for PackedProduct<'_, '_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let SumOfProducts { terms, finish, ahead, first, sums, mut y } = self;
-        let (n, j) = y.dim();
-        assert!(terms.iter().all(|term| term.x.in_blocks(&(first..first + n))), "whole blocks, but for the last");
-        let LanesTerm { x, columns, .. } = terms.first().expect("a sum has terms");
-        let (rows, tiles) = (V::LANES * V::VECTORS, parts::<V>(columns.len()) * j.div_ceil(ROWS));
-        let mut ahead = [ahead.within(n.div_ceil(rows) * tiles), Ahead::nothing()];
-        for start in (0..n).step_by(rows) {
-            ahead[1] = Ahead::of(&y.slice(s![start..n.min(start + rows), ..])).within(tiles);
-            let sums = &mut sums[..j * x.lanes(first + start)];
-            for (i, LanesTerm { x, columns, w }) in terms.iter().enumerate() {
-                let ahead = if i == 0 { &mut ahead[..] } else { &mut [] };
-                // SAFETY: by the caller's word.
-                unsafe { block::<V>(x, columns, first + start, w, sums, i > 0, ahead) };
+        /// Rows of x that go by all tiles' columns before the next ones do.
+        const TOGETHER: usize = 4 * ROWS;
+        let PackedProduct { x, packed, tile, add, ahead, mut y } = self;
+        let ((n, k), j) = (x.dim(), y.ncols());
+        assert!(y.nrows() == n && packed.len() == k * j.next_multiple_of(V::LANES), "factors of one size");
+        assert!((k <= 1 || x.strides()[1] == 1) && (j <= 1 || y.strides()[1] == 1), "contiguous rows");
+        assert!(tile.is_multiple_of(V::LANES) && (1..=V::VECTORS).contains(&(tile / V::LANES)), "a tile of vectors");
+        let stride = if n <= 1 { j } else { y.strides()[0] as usize };
+        for first in (0..n).step_by(TOGETHER) {
+            let rows = first..n.min(first + TOGETHER);
+            let x = x.slice(s![rows.clone(), ..]);
+            let next = Ahead::behind(&x, TOGETHER as isize * x.strides()[0]);
+            let ahead = &mut [next, ahead.part(rows.clone(), n)];
+            let x = Factor::View(x);
+            for start in (0..j).step_by(tile) {
+                let columns = start..j.min(start + tile);
+                let width = columns.len().next_multiple_of(V::LANES);
+                let w = (packed[start * k..].as_ptr(), width);
+                // SAFETY: x has these columns, w a row of `width` for each, and y or the room in its place a row for each of x's.
+                unsafe {
+                    if columns.len() == width {
+                        let y = y.as_mut_ptr().add(first * stride + start);
+                        tiles::<V>(width / V::LANES, &x, 0..k, w, (y, stride), add, ahead);
+                        continue;
+                    }
+                    let mut y = y.slice_mut(s![rows.clone(), columns]);
+                    let mut room = [0.0; TOGETHER * MOST_LANES * MOST_VECTORS];
+                    if add {
+                        room.chunks_exact_mut(width).zip(y.rows()).for_each(|(to, from)| {
+                            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                        });
+                    }
+                    tiles::<V>(width / V::LANES, &x, 0..k, w, (room.as_mut_ptr(), width), add, ahead);
+                    room.chunks_exact(width).zip(y.rows_mut()).for_each(|(from, to)| {
+                        to.into_iter().zip(from).for_each(|(to, from)| *to = *from);
+                    });
+                }
             }
-            // SAFETY: as above.
-            unsafe { write::<V>(sums, start, finish, &mut y) };
-        }
-    }
-}
-
-/// Sums of blocks, [block][rows of w][lanes] for the rows `rows` of x: x[rows, columns]·wᵀ, or that added to what is there.
-pub struct Blocks<'a, 'w> {
-    pub x: &'a Lanes,
-    pub columns: Range<usize>,
-    pub w: Factor<'w>,
-    pub rows: Range<usize>,
-    pub sums: &'a mut [f32],
-    pub add: bool,
-    /// What is wanted next.
-    pub ahead: Ahead,
-}
-
-impl Run for Blocks<'_, '_> {
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let Blocks { x, columns, w, rows, sums, add, ahead } = self;
-        assert!(x.in_blocks(&rows), "whole blocks, but for the last");
-        let tiles = rows.len().div_ceil(x.isa().block()) * parts::<V>(columns.len()) * w.rows().div_ceil(ROWS);
-        let mut ahead = [ahead.within(tiles)];
-        for (first, sums) in rows.step_by(x.isa().block()).zip(sums.chunks_mut(x.isa().block() * w.rows().max(1))) {
-            // SAFETY: by the caller's word.
-            unsafe { block::<V>(x, &columns, first, &w, sums, add, &mut ahead) };
         }
     }
 }
@@ -368,7 +309,7 @@ impl Run for Gather<'_, '_> {
             unsafe {
                 for (i, row) in rows.clone().enumerate() {
                     let from = x.as_ptr().add(row * x_stride);
-                    Ahead::new(from.wrapping_add(AHEAD * x_stride), 1, 0, k).within(1).ask();
+                    Ahead::new(from.wrapping_add(AHEAD * x_stride), 1, 0, k).ask_all();
                     for column in blocks() {
                         let to = &mut room[column * rows.len() + i * lanes(column)..][..lanes(column)];
                         for lane in (0..to.len()).step_by(V::LANES) {
@@ -379,7 +320,7 @@ impl Run for Gather<'_, '_> {
                 for column in blocks() {
                     let (c, x) = (c.as_mut_ptr().add(column), room[column * rows.len()..].as_ptr());
                     let (c, x) = ((c, c_stride), (x, lanes(column)));
-                    tiles::<V>(lanes(column) / V::LANES, &w, rows.clone(), x, c, start > 0, || ());
+                    tiles::<V>(lanes(column) / V::LANES, &w, rows.clone(), x, c, start > 0, &mut []);
                 }
             }
         }

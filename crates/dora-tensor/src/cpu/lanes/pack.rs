@@ -1,4 +1,4 @@
-//! Rows of w as a tile reads them: one stream, in place of as many as it has rows.
+//! Factors as a tile reads them: one stream, in place of as many as it has rows or columns.
 
 use super::kernel::{ROWS, tile_rows};
 use super::vector::{MOST_LANES, Run, Vector};
@@ -50,39 +50,103 @@ fn pack_tile<const J: usize>(strip: &[f32], stride: usize, row: usize, tile: &mu
     }
 }
 
-/// Packs w (rows, columns), whose rows are contiguous, in the same way; `packed` has a vector's room behind them.
-pub struct PackRows<'a> {
+/// Packs w (rows, columns), of any strides, its rows times `by_row`, its columns times `by_column` and all of it times `factor`, for
+/// [`PackedProduct`](super::kernel::PackedProduct): in tiles of so many columns, a tile as [row][its columns], the last one filled
+/// up with zeros to whole vectors.
+pub struct PackColumns<'a> {
     pub w: ArrayView2<'a, f32>,
+    pub by_row: Option<&'a [f32]>,
+    pub by_column: Option<&'a [f32]>,
+    pub factor: f32,
+    pub tile: usize,
     pub packed: &'a mut [f32],
 }
 
-impl Run for PackRows<'_> {
+impl Run for PackColumns<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let PackRows { w, packed } = self;
-        let ((rows, columns), stride) = (w.dim(), w.strides()[0]);
-        assert!(columns <= 1 || w.strides()[1] == 1, "contiguous rows");
-        assert!(packed.len() >= w.len() + V::LANES, "room for all and a vector");
-        let mut row = 0;
-        while row < rows {
-            let count = tile_rows(rows - row);
-            for start in (0..columns).step_by(V::LANES) {
-                let some = (columns - start).min(V::LANES);
-                // SAFETY: these rows are there, and `some` of their columns; a vector is stored over the room of elements that
-                // come later, the last one over the room behind them.
-                unsafe {
-                    let mut square = [V::zero(); MOST_LANES];
-                    for (j, of_row) in square.iter_mut().enumerate().take(count) {
-                        let from = w.as_ptr().offset((row + j) as isize * stride).add(start);
-                        *of_row = if some == V::LANES { V::load(from) } else { V::load_first(some, from) };
+        let PackColumns { w, by_row, by_column, factor, tile, packed } = self;
+        let (rows, columns) = w.dim();
+        assert!(
+            packed.len() == rows * columns.next_multiple_of(V::LANES) && tile.is_multiple_of(V::LANES),
+            "room for all"
+        );
+        assert!(
+            by_row.is_none_or(|by| by.len() == rows) && by_column.is_none_or(|by| by.len() == columns),
+            "a value each"
+        );
+        let (down, along) = (w.strides()[0], w.strides()[1]);
+        let by_row = |row: usize| factor * by_row.map_or(1.0, |by| by[row]);
+        let (from, to) = (w.as_ptr(), packed.as_mut_ptr());
+        // SAFETY: `some` and `there` keep loads within rows, columns and values, and the room is as large as was asked for.
+        unsafe {
+            if columns <= 1 || along == 1 {
+                for row in 0..rows {
+                    let (from, by) = (from.offset(row as isize * down), V::spread(by_row(row)));
+                    for start in (0..columns).step_by(tile) {
+                        let width = tile.min(columns - start).next_multiple_of(V::LANES);
+                        let to = to.add(start * rows + row * width);
+                        for lane in (0..width).step_by(V::LANES) {
+                            let (column, some) = (start + lane, (columns - start - lane).min(V::LANES));
+                            let mut x = load::<V>(some, from.add(column)).mul(by);
+                            if let Some(by) = by_column {
+                                x = x.mul(load::<V>(some, by.as_ptr().add(column)));
+                            }
+                            x.store(to.add(lane));
+                        }
                     }
-                    V::turn(&mut square);
-                    for (i, of_column) in square.into_iter().enumerate().take(some) {
-                        of_column.store(packed.as_mut_ptr().add(row * columns + (start + i) * count));
+                }
+                return;
+            }
+            assert!(rows <= 1 || down == 1, "rows or columns are contiguous");
+            for start in (0..columns).step_by(tile) {
+                let width = tile.min(columns - start).next_multiple_of(V::LANES);
+                for lane in (0..width).step_by(V::LANES) {
+                    let (column, some) = (start + lane, (columns - start - lane).min(V::LANES));
+                    let from = from.offset(column as isize * along);
+                    let by = by_column.map(|by| load::<V>(some, by.as_ptr().add(column)));
+                    for row in (0..rows).step_by(V::LANES) {
+                        let there = (rows - row).min(V::LANES);
+                        // Sizes that are known when this is compiled leave no branch.
+                        let mut square = match some == V::LANES && there == V::LANES {
+                            true => square::<V>((from.add(row), along), (V::LANES, V::LANES)),
+                            false => square::<V>((from.add(row), along), (some, there)),
+                        };
+                        V::turn(&mut square);
+                        for (i, x) in square.into_iter().enumerate().take(there) {
+                            let x = x.mul(V::spread(by_row(row + i)));
+                            by.map_or(x, |by| x.mul(by)).store(to.add(start * rows + (row + i) * width + lane));
+                        }
                     }
                 }
             }
-            row += count;
         }
+    }
+}
+
+/// The first elements of a vector.
+///
+/// # Safety
+/// As for [`Vector::load_first`].
+#[inline(always)]
+unsafe fn load<V: Vector>(some: usize, from: *const f32) -> V {
+    // SAFETY: by the caller's word.
+    unsafe { if some == V::LANES { V::load(from) } else { V::load_first(some, from) } }
+}
+
+/// Some vectors, of which some elements count, each `stride` behind the one before.
+///
+/// # Safety
+/// They must be there.
+#[inline(always)]
+unsafe fn square<V: Vector>((from, stride): (*const f32, isize), (some, there): (usize, usize)) -> [V; MOST_LANES] {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let mut square = [V::zero(); MOST_LANES];
+        for (i, vector) in square.iter_mut().enumerate().take(some) {
+            let from = from.offset(i as isize * stride);
+            *vector = load(there, from);
+        }
+        square
     }
 }

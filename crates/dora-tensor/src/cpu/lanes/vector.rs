@@ -5,6 +5,8 @@ use std::arch::x86_64::*;
 
 /// Lanes of the widest vector.
 pub const MOST_LANES: usize = 16;
+/// Most vectors of a tile.
+pub const MOST_VECTORS: usize = 4;
 
 /// A vector of floats. All that takes one is inlined into code for its instruction set.
 ///
@@ -257,6 +259,13 @@ impl Isa {
             #[cfg(test)]
             Set::Plain => Plain::LANES * Plain::VECTORS,
         }
+    }
+
+    /// Columns of a tile of so many: a tile's full width, or a vector less where that leaves no rest.
+    pub fn tile(self, columns: usize) -> usize {
+        let (full, less) = (self.block(), self.block() - self.lanes());
+        let whole = |tile: usize| columns.is_multiple_of(tile);
+        if less > self.lanes() && !whole(full) && whole(less) { less } else { full }
     }
 
     /// Does the work with these vectors.

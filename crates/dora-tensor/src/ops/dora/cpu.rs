@@ -1,7 +1,7 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
 use super::norms::Terms;
-use crate::cpu::{Finish, Operand, Stored, buffer, column_sums, for_row_panels, for_rows, simd, sum_of_products};
+use crate::cpu::{Finish, Stored, buffer, column_sums, for_row_panels, for_rows, simd, sum_of_products};
 use crate::ops::LowRank;
 use crate::ops::linear::cpu::view;
 use crate::ops::lora::cpu::{Expansion, project};
@@ -36,26 +36,26 @@ pub(super) fn forward(
 ) -> Result<(Tensor, Option<Tensor>, Tensor, Tensor)> {
     let shape = (x.shape()[0], layer.m.len());
     let out = shape.1;
-    let x = Operand::new(x.view2("dora", "x")?, None);
-    let dropped = dropped.map(|x| x.view2("dora", "x")).transpose()?.map(|x| Operand::new(x, None));
-    let h = project(update, dropped.as_ref().unwrap_or(&x), shape.0)?;
+    let x = x.view2("dora", "x")?;
+    let dropped = dropped.map(|x| x.view2("dora", "x")).transpose()?;
+    let h = project(update, dropped.unwrap_or(x))?;
     let low = Expansion::new(update, &h)?;
     let mut y = buffer(shape.0 * out);
     let mut z = dropped.is_some().then(|| buffer(shape.0 * out));
     let outputs = std::iter::once(&mut y).chain(&mut z).map(|v| view(v, shape)).collect();
-    let norms = for_row_panels(layer.weight, &x, outputs, |rows, panel, parts| {
+    let norms = for_row_panels(layer.weight, shape.0, outputs, |rows, panel, parts| {
         let n = match &layer.norms {
             Norms::Known(n) => n[rows.clone()].to_vec(),
             Norms::From(terms) => terms.norms(rows.clone(), panel.w),
         };
         let gain = gain(&layer.m[rows.clone()], &n);
         let bias = layer.bias.map(|b| &b[rows.clone()]);
-        let terms = |x| [panel.term(x), low.term(rows.clone())];
+        let terms = |x| [panel.transposed(x), low.term(rows.clone())];
         let mut parts = parts.into_iter();
         let mut y = parts.next().expect("y is always asked for");
-        match (&dropped, parts.next()) {
+        match (dropped, parts.next()) {
             (Some(dropped), Some(mut z)) => {
-                sum_of_products(&terms(&x), &Finish { bias, ..Finish::default() }, y.view_mut());
+                sum_of_products(&terms(x), &Finish { bias, ..Finish::default() }, y.view_mut());
                 sum_of_products(&terms(dropped), &Finish::default(), z.view_mut());
                 for_rows(y, |i, y| {
                     let z = z.row(i);
@@ -63,13 +63,12 @@ pub(super) fn forward(
                     simd(|| y.iter_mut().zip(z).zip(&gain).for_each(|((y, z), g)| *y += (g - 1.0) * z));
                 });
             }
-            _ => sum_of_products(&terms(&x), &Finish { scale: Some(&gain), bias, add: false }, y),
+            _ => sum_of_products(&terms(x), &Finish { scale: Some(&gain), bias, add: false }, y),
         }
         n
     });
     let tensor = |v| Tensor::of(v, &[shape.0, out]);
     let norms = Tensor::of(norms.concat(), &[out]);
-    drop(low);
     Ok((tensor(y), z.map(tensor), norms, h))
 }
 

@@ -23,7 +23,6 @@ pub use norms::{NormsOf, dora_norms, dora_norms_together};
 use super::LowRank;
 use super::linear::{self, cpu::row_sum};
 use super::lora::cpu::{Expansion, backward, combined};
-use crate::cpu::Operand;
 use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::tensor::Output;
@@ -148,7 +147,7 @@ impl Dora {
             Kept::Output(_) if cpu::vanishes(m, n) => {
                 let x = self.x.get()?;
                 let low = Expansion::new(&self.update, &self.h)?;
-                combined(&Operand::new(x.view2("dora", "x")?, None), x.shape()[0], self.weight.stored()?, &low, None)
+                combined(x.view2("dora", "x")?, self.weight.stored()?, &low, None)
             }
             Kept::Output(y) => {
                 let bias = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;

@@ -5,7 +5,7 @@
 
 use super::super::LowRank;
 use super::super::linear::cpu::{product, view};
-use crate::cpu::{Finish, Operand, Term, for_row_panels, product as matrix_product, scratch, sum_of_products};
+use crate::cpu::{Finish, Term, for_row_panels, product as matrix_product, scratch, sum_of_products};
 use crate::profile::{self, Direction};
 use crate::{Device, Error, Result, Tensor, Weight};
 use ndarray::{ArrayView2, s};
@@ -25,7 +25,7 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
         Device::Cpu => {
             let terms = Terms::new(update, base, out)?;
             let w = weight.stored()?;
-            let panels = for_row_panels(w, &terms.lanes, Vec::new(), |rows, panel, _| terms.norms(rows, panel.w));
+            let panels = for_row_panels(w, terms.a.nrows(), Vec::new(), |rows, panel, _| terms.norms(rows, panel.w));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
         Device::Cuda(gpu) => Ok(super::cuda::norms(gpu, &[(&weight.materialized()?, update, base)])?.remove(0)),
@@ -63,8 +63,6 @@ pub fn dora_norms_together(layers: &[NormsOf]) -> Result<Vec<Tensor>> {
 /// What the norms of any row are made of, but for W.
 pub(super) struct Terms<'a> {
     a: ArrayView2<'a, f32>,
-    /// A for products with W.
-    lanes: Operand<'a>,
     b: ArrayView2<'a, f32>,
     /// G (r, r).
     gram: Tensor,
@@ -79,8 +77,7 @@ impl<'a> Terms<'a> {
         base.expect_shape("dora", "base norms", &[out])?;
         let (a, b) = (update.a.view2("dora", "A")?, update.b.view2("dora", "B")?);
         let gram = product(a, a.t(), 1.0)?;
-        let lanes = Operand::new(a, None);
-        Ok(Terms { a, lanes, b, gram, base: base.as_f32("dora")?, scaling: f64::from(update.scaling) })
+        Ok(Terms { a, b, gram, base: base.as_f32("dora")?, scaling: f64::from(update.scaling) })
     }
 
     /// Norms of `rows`, where `panel` (rows, in) holds these of W.
@@ -88,15 +85,15 @@ impl<'a> Terms<'a> {
         let (rank, gram) = (self.a.nrows(), self.gram.view2("dora", "G").expect("a product is f32"));
         scratch(2 * rows.len() * rank, |buffer| {
             let (cross, spread) = buffer.split_at_mut(rows.len() * rank);
-            // Uᵀ, and B·G.
-            let mut cross = view(cross, (rank, rows.len()));
-            let term = Term::new(&self.lanes, 0..panel.ncols(), panel);
+            // U, and B·G.
+            let mut cross = view(cross, (rows.len(), rank));
+            let term = Term::new(panel, self.a.reversed_axes());
             sum_of_products(&[term], &Finish::default(), cross.view_mut());
             matrix_product(self.b.slice(s![rows.clone(), ..]), gram, view(spread, (rows.len(), rank)), 1.0, 0.0);
             let norm = |(i, row): (usize, usize)| {
                 let (mut twice, mut square) = (0.0, 0.0);
                 let spread = &spread[i * rank..(i + 1) * rank];
-                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.column(i)) {
+                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.row(i)) {
                     twice += f64::from(b) * f64::from(u);
                     square += f64::from(b) * f64::from(bg);
                 }
