@@ -87,7 +87,7 @@ fn loss_and_gradients_of_labelled_rows_alone() {
         let case = Case::open(name);
         let dora_tests::Batch { input_ids, targets, lengths, labelled_tokens } = case.batch();
         let labelled = labelled_tokens as usize;
-        assert!(labelled + lengths.len() < input_ids.len(), "{name} labels all rows");
+        assert!(8 * labelled <= 7 * input_ids.len(), "{name} labels nearly all rows, which are then not picked");
         let batch = dora_train::data::Batch { input_ids, targets, lengths, labelled };
         for recompute_blocks in [false, true] {
             let (model, adapter) = adapted(&case);

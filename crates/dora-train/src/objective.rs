@@ -46,10 +46,11 @@ impl Objective for CausalLm<'_> {
     }
 }
 
-/// A pass over a batch, and the targets of the rows that it gives: of those with a label alone, unless nearly all have one.
+/// A pass over a batch, and the targets of the rows that it gives: of those with a label alone, unless
+/// nearly all have one, or none has.
 fn of_labelled(batch: &Batch) -> Result<(Pass, Vec<i32>)> {
     let pass = Pass::new(&batch.lengths);
-    if batch.labelled >= batch.targets.len() / 8 * 7 {
+    if batch.labelled == 0 || 8 * batch.labelled > 7 * batch.targets.len() {
         return Ok((pass, batch.targets.clone()));
     }
     let labelled = batch.targets.iter().enumerate().filter(|(_, target)| **target != IGNORE);

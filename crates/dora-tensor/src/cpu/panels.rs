@@ -1,7 +1,7 @@
 //! Products with a frozen matrix W (out, in), a panel of it at a time. Weights in `f32` are read where they lie, if the product
-//! does so ([`reads_in_place`]); else the panel is brought into scratch, widened if need be, and multiplied on the same
-//! thread. (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels
-//! depend on shapes alone, never on the number of threads: `gemm` sums few rows in an order that depends on them.
+//! does so ([`reads_in_place`]); else the panel is brought into scratch, widened if need be, and multiplied there.
+//! (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels depend on shapes alone, never on the
+//! number of threads: `gemm` sums few rows in an order that depends on them.
 
 use super::lanes::{DEPTH, Finish, Term, reads_in_place, sum_of_products, through};
 use super::{scratch, simd};
@@ -136,11 +136,11 @@ fn rows_of_panel((out, inner): (usize, usize), n: usize) -> usize {
     }
 }
 
-/// Floats that a thread has at hand, at most, for a product with W (out, in): a widened panel, and what it is packed into.
+/// Floats that a thread has at hand for a product with W (out, in): a widened panel, and what it is packed into.
 pub fn panel_room((out, inner): (usize, usize)) -> usize {
-    let forward = out.min(ROWS.max(rows_of_panel((out, inner), 0))) * (inner + inner.min(DEPTH));
+    let forward = out.min(ROWS) * (inner + inner.min(DEPTH));
     let backward = 2 * inner.min(COLUMNS.0) * out.min(DEPTH);
-    forward.max(backward)
+    forward.max(backward).max(PANEL.min(out * inner))
 }
 
 /// Calls `f(rows, columns, W[rows, columns], part)` for panels of W, where `part` is the columns `columns` of dx (n, in): for each

@@ -85,7 +85,7 @@ impl<'a> KeyHead<'a> {
         // SAFETY: from the first element to the last lies one borrowed array, of which the view is a part: rows go forward.
         let strip = unsafe { std::slice::from_raw_parts(turned.as_ptr(), (t - 1) * stride + d) };
         let mut packed = buffer(t * d);
-        isa.run(Pack { strip, stride, width: d, column: 0, depth: t, packed: &mut packed });
+        isa.run(Pack { strip, stride, width: d, depth: t, packed: &mut packed });
         Some(KeyHead { isa, k, v, turned: packed })
     }
 

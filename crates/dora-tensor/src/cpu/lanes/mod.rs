@@ -1,7 +1,7 @@
 //! Products of activations x (n, k), as they lie, with a matrix w (k, j). Where AVX2 or AVX-512 is at hand w is packed, some hundred
 //! of its rows and columns at a time, so that columns stand side by side in the lanes of vectors, and elements of x are spread over
 //! a vector as they come. What w's rows or columns are multiplied by is multiplied into it as it is packed, and y is written as it
-//! lies. Elsewhere, and for fewer rows than [`FEW`], the `gemm` crate does it.
+//! lies. Elsewhere, and for fewer than 6 rows, the `gemm` crate does it.
 
 #[cfg(target_arch = "x86_64")]
 mod ahead;
@@ -22,6 +22,7 @@ use super::matmul::product;
 #[cfg(target_arch = "x86_64")]
 use super::scratch;
 use super::simd;
+#[cfg(target_arch = "x86_64")]
 use crate::profile;
 #[cfg(target_arch = "x86_64")]
 use ahead::Ahead;
@@ -39,6 +40,7 @@ pub use through::through;
 use vector::Isa;
 
 /// Rows below which packing w does not pay.
+#[cfg(target_arch = "x86_64")]
 const FEW: usize = 6;
 
 /// Rows of w, at most, that are packed at a time: those of a tile's columns then stream from the second-level cache, and a few rows
@@ -46,6 +48,7 @@ const FEW: usize = 6;
 pub(super) const DEPTH: usize = 384;
 
 /// Rows of x that are one task.
+#[cfg(target_arch = "x86_64")]
 const TASK: usize = 48;
 
 /// x·diag(rows)·w·factor.
@@ -60,7 +63,6 @@ pub struct Term<'a> {
     /// What all of it is multiplied by.
     pub factor: f32,
     /// Whether w lies in memory among more of its kind, which is wanted next.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only what packs asks for it"))]
     pub goes_on: bool,
 }
 

@@ -4,14 +4,12 @@ use super::kernel::{ROWS, tile_rows};
 use super::vector::{MOST_LANES, Run, Vector};
 use ndarray::ArrayView2;
 
-/// Packs `width` columns of a strip of rows, which begin `stride` behind each other, as rows of w: those of a tile lie together,
-/// [columns of w][rows of the tile], and begin at their first row times `depth`. The strip's rows are columns `column..` of w, of
-/// `depth` in all.
+/// Packs `width` columns of a strip of `depth` rows, which begin `stride` behind each other, as rows of w: those of a tile lie
+/// together, [columns of w][rows of the tile], and begin at their first row times `depth`.
 pub struct Pack<'a> {
     pub strip: &'a [f32],
     pub stride: usize,
     pub width: usize,
-    pub column: usize,
     pub depth: usize,
     pub packed: &'a mut [f32],
 }
@@ -19,11 +17,11 @@ pub struct Pack<'a> {
 impl Run for Pack<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Pack { strip, stride, width, column, depth, packed } = self;
+        let Pack { strip, stride, width, depth, packed } = self;
         let mut row = 0;
         while row < width {
             let count = tile_rows(width - row);
-            let tile = &mut packed[row * depth..(row + count) * depth][column * count..];
+            let tile = &mut packed[row * depth..(row + count) * depth];
             match count {
                 ROWS => pack_tile::<ROWS>(strip, stride, row, tile),
                 4 => pack_tile::<4>(strip, stride, row, tile),

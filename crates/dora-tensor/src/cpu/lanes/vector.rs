@@ -16,9 +16,9 @@ pub const MOST_VECTORS: usize = 4;
 pub trait Vector: Copy {
     /// Floats in it.
     const LANES: usize;
-    /// Vectors side by side in a block of rows: their sums for 6 rows of w leave room for what is multiplied.
+    /// Vectors side by side in a tile: their sums for 6 rows leave room for what is multiplied.
     const VECTORS: usize;
-    /// Columns of x at a time: a block's are then in the first- or second-level cache.
+    /// Keys at a time that attention sums over: what they meet is then in the first- or second-level cache.
     const DEPTH: usize;
 
     unsafe fn zero() -> Self;
@@ -251,7 +251,7 @@ impl Isa {
         }
     }
 
-    /// Rows in a block.
+    /// Columns of a full tile, and queries of a block.
     pub fn block(self) -> usize {
         match self.0 {
             Set::Avx2 => __m256::LANES * __m256::VECTORS,
