@@ -144,7 +144,7 @@ pub fn panel_room((out, inner): (usize, usize)) -> usize {
 }
 
 /// Calls `f(rows, columns, W[rows, columns], part)` for panels of W, where `part` is the columns `columns` of dx (n, in): for each
-/// run of columns in parallel, rows from first to last on one thread. Without rows, once with none.
+/// run of columns in parallel, rows from first to last. Without rows, once with none.
 pub fn for_column_panels(
     w: &dyn Stored,
     dx: ArrayViewMut2<f32>,

@@ -26,13 +26,6 @@ impl Factor<'_> {
             Factor::Packed(_, rows) => *rows,
         }
     }
-
-    fn columns(&self) -> usize {
-        match self {
-            Factor::View(w) => w.ncols(),
-            Factor::Packed(w, rows) => w.len() / (*rows).max(1),
-        }
-    }
 }
 
 /// Rows at a time where a tile is one vector wide, whose sums would wait for each other.
@@ -152,8 +145,8 @@ unsafe fn tile_of<V: Vector, const J: usize, const N: usize>(
                     _ => tile::<V, J, N>(columns.len(), (rows, along), x, sums, add, ahead),
                 }
             }
-            Factor::Packed(packed, _) => {
-                let first = packed.as_ptr().add(row * w.columns() + columns.start * J);
+            Factor::Packed(packed, rows_in_all) => {
+                let first = packed.as_ptr().add(row * (packed.len() / rows_in_all) + columns.start * J);
                 for (j, at) in rows.iter_mut().enumerate() {
                     *at = first.add(j);
                 }

@@ -1,6 +1,7 @@
 //! Into lanes and back, for any vector: rows side by side in lanes, so that the elements of a column lie together.
 
 use super::ahead::{Ahead, LINE};
+use super::pack::square;
 use super::vector::{MOST_LANES, Run, Vector};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -55,11 +56,7 @@ unsafe fn lay_out<V: Vector>(
     assert!(columns == 0 || to.len() >= (columns - 1) * step + V::LANES, "room for every column");
     // SAFETY: by the caller's word, and the room that was asked for.
     unsafe {
-        let mut square = [V::zero(); MOST_LANES];
-        for (i, row) in square.iter_mut().enumerate().take(rows) {
-            let from = from.offset(i as isize * stride);
-            *row = if columns == V::LANES { V::load(from) } else { V::load_first(columns, from) };
-        }
+        let mut square = square::<V>((from, stride), (rows, columns));
         V::turn(&mut square);
         for (i, column) in square.into_iter().enumerate().take(columns) {
             column.store(to.as_mut_ptr().add(i * step));

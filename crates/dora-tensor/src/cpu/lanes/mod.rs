@@ -92,7 +92,7 @@ pub struct Finish<'a> {
     pub scale: Option<&'a [f32]>,
     /// Is added to every row then.
     pub bias: Option<&'a [f32]>,
-    /// Whether y stays, and the rest is added to it.
+    /// Whether y stays, and the sum is added to it: then without scale and bias.
     pub add: bool,
 }
 
@@ -112,6 +112,9 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, y: ArrayViewMut2<f32>) {
         let same = x.ncols() == w.nrows() && rows.is_none_or(|rows| rows.len() == w.nrows());
         assert!(same && x.nrows() == y.nrows() && w.ncols() == y.ncols(), "factors of one size");
     }
+    assert!(!finish.add || finish.scale.is_none() && finish.bias.is_none(), "what is there already is only added to");
+    let each = |v: Option<&[f32]>| v.is_none_or(|v| v.len() == y.ncols());
+    assert!(each(finish.scale) && each(finish.bias), "a value for each column");
     #[cfg(target_arch = "x86_64")]
     if let Some(isa) = Isa::all().next().filter(|_| y.nrows() >= FEW) {
         return packed(isa, terms, finish, y);
@@ -121,7 +124,6 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, y: ArrayViewMut2<f32>) {
 
 /// The sum by the `gemm` crate.
 fn by_gemm(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) {
-    assert!(finish.scale.is_none() || !finish.add, "what is there already is not scaled");
     let mut beta = if finish.add { 1.0 } else { 0.0 };
     for term in terms {
         let own = term.rows.map(|rows| {
@@ -146,10 +148,7 @@ fn by_gemm(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) {
 fn packed(isa: Isa, terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) {
     let mut add = finish.add;
     if let Some(bias) = finish.bias {
-        match add {
-            true => for_rows(y.view_mut(), |_, row| simd(|| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b))),
-            false => for_rows(y.view_mut(), |_, row| row.copy_from_slice(bias)),
-        }
+        for_rows(y.view_mut(), |_, row| row.copy_from_slice(bias));
         add = true;
     }
     for term in terms {
@@ -227,10 +226,7 @@ mod tests {
             f(y.view_mut());
             y
         };
-        let mut sums = vec![with(&|y| sum_of_products(terms, finish, y))];
-        if finish.scale.is_none() || !finish.add {
-            sums.push(with(&|y| by_gemm(terms, finish, y)));
-        }
+        let mut sums = vec![with(&|y| sum_of_products(terms, finish, y)), with(&|y| by_gemm(terms, finish, y))];
         #[cfg(target_arch = "x86_64")]
         sums.extend(Isa::tested().map(|isa| with(&|y| packed(isa, terms, finish, y))));
         sums
@@ -281,12 +277,10 @@ mod tests {
                 let nothing = Array2::from_elem((n, j), f32::NAN);
                 let columns = |v: &[f32]| Array2::from_shape_fn((n, j), |(_, c)| f64::from(v[c]));
                 let both = &plain * &columns(&scale) + &columns(&bias);
-                let some = Some(&bias[..]);
                 for (finish, y, want) in [
                     (Finish::default(), &nothing, plain.clone()),
-                    (Finish { scale: Some(&scale), bias: some, add: false }, &nothing, both),
+                    (Finish { scale: Some(&scale), bias: Some(&bias), add: false }, &nothing, both),
                     (Finish { add: true, ..Finish::default() }, &y0, &plain + &wide(y0.view())),
-                    (Finish { add: true, bias: some, scale: None }, &y0, &plain + &wide(y0.view()) + columns(&bias)),
                 ] {
                     for y in sums(&terms, &finish, y) {
                         near(&y, &want, k + 5);

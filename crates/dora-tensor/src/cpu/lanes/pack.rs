@@ -137,7 +137,7 @@ unsafe fn load<V: Vector>(some: usize, from: *const f32) -> V {
 /// # Safety
 /// They must be there.
 #[inline(always)]
-unsafe fn square<V: Vector>((from, stride): (*const f32, isize), (some, there): (usize, usize)) -> [V; MOST_LANES] {
+pub unsafe fn square<V: Vector>((from, stride): (*const f32, isize), (some, there): (usize, usize)) -> [V; MOST_LANES] {
     // SAFETY: by the caller's word.
     unsafe {
         let mut square = [V::zero(); MOST_LANES];
