@@ -1,12 +1,14 @@
 //! Floating-point operations of a training step, counted from a model's shape: what time goes by, where products dominate.
 //!
 //! A token costs, for each linear layer, 2·in·out forward and 2·in·out for dx; where the layer is trained, as much for dW; an
-//! adapter of rank r 6·r·(in + out). Attention over T tokens costs 2·T·Q forward and 7·T·Q backward (its result and probabilities
-//! are computed again). A block that is computed again costs its forward pass once more. The output embedding costs as a linear
+//! adapter of rank r 6·r·(in + out). Attention over T tokens costs 2·T·Q forward and 5·T·Q backward (probabilities are computed
+//! again), and where its result is not kept, 2·T·Q more. A block that is computed again costs its forward pass once more. The output embedding costs as a linear
 //! layer, for tokens that carry loss. DoRA's norms cost 2·r·in·out a layer and step. Widening 4-bit weights is not counted.
 
 use crate::memory::{Run, Trained};
 use dora_models::shape::{LinearShape, ModelShape};
+use dora_tensor::Device;
+use dora_tensor::ops::keeps_attention;
 
 /// Operations a token of a step that has `step_tokens` tokens in passes as `run` has them.
 pub fn per_token(run: &Run, step_tokens: usize) -> f64 {
@@ -24,9 +26,10 @@ pub fn per_token(run: &Run, step_tokens: usize) -> f64 {
             (2.0 * sides.sum::<usize>() as f64, if use_dora { cross / step_tokens as f64 } else { 0.0 })
         }
     };
+    let backward = if keeps_attention(Device::Cpu, run.pass.longest) { 5.0 } else { 7.0 };
     let forward = 2.0 * blocks + 2.0 * attention + adapter;
     let again = if run.recompute_blocks { forward } else { 0.0 };
-    2.0 * trained * (blocks + head) + 9.0 * attention + 3.0 * adapter + norms + again
+    2.0 * trained * (blocks + head) + (2.0 + backward) * attention + 3.0 * adapter + norms + again
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! | adapter | 4·(r·(in + out)) a layer, DoRA 12·out more: m, ‖W‖² and n |
 //! | gradients | 4 a trained parameter |
 //! | optimizer | 8 a trained parameter: AdamW's moments |
-//! | activations | 4·n a block: what the block keeps ([`Activations`]), r for each adapted layer, out with DoRA's dropout |
+//! | activations | 4·n a block: what the block keeps ([`Activations`]; attention's output in long documents), r for each adapted layer, out with DoRA's dropout |
 //! | workspace | what exists for a moment: the logits of a chunk, gradients on their way, scratch of each thread |
 //! | process | the program and its threads, the tokenizer, the rows, and what the allocator cannot hand on |
 //!
@@ -17,8 +17,8 @@
 use crate::targets::Target;
 use dora_models::shape::{Activations, ModelShape, PassSize};
 use dora_tensor::cpu::panel_room;
-use dora_tensor::ops::{QUERY_BLOCK, chunk_rows};
-use dora_tensor::{DType, Nf4Options};
+use dora_tensor::ops::{QUERY_BLOCK, chunk_rows, keeps_attention};
+use dora_tensor::{DType, Device, Nf4Options};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy)]
@@ -176,7 +176,11 @@ fn points(run: &Run, all: usize, of_adapter: usize) -> [Point; 4] {
     let Activations { blocks, width, forward, backward, .. } = run.shape.activations;
     let n = run.pass.tokens;
     let everything = matches!(run.trained, Trained::Everything);
-    let block = FLOAT * n * run.shape.activations.kept_per_block();
+    let attention = match keeps_attention(Device::Cpu, run.pass.longest) {
+        true => run.shape.activations.attention_width,
+        false => 0,
+    };
+    let block = FLOAT * n * (run.shape.activations.kept_per_block() + attention);
     let (activations, again) = match run.recompute_blocks {
         true => (FLOAT * n * blocks * width, block + FLOAT * n * of_adapter / blocks.max(1)),
         false => (blocks * block + FLOAT * n * of_adapter, 0),

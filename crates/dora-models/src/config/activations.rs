@@ -30,8 +30,8 @@ impl LlamaConfig {
             // The stream twice, a norm's output, and gate, up and their product; or q and k, turned, with v and the result.
             forward: (3 * c + 3 * f).max(2 * c + 2 * (q + k)),
             // The gradients of the stream, of the product and of gate; or, when gate and up are gone, those of the stream, of
-            // attention's result and of q, k and v, beside the result and q and k, turned, made again.
-            backward: 2 * c + (2 * f).max((4 * q + 3 * k).saturating_sub(2 * f)),
+            // attention's result and of q, k and v (these for each query head), beside the result and q and k, turned, made again.
+            backward: 2 * c + (2 * f).max((6 * q + k).saturating_sub(2 * f)),
         }
     }
 }

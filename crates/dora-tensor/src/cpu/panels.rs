@@ -3,7 +3,7 @@
 //! (`gemm` jumps about in a panel, for which pages of a mapped file are slow.) Sizes of panels depend on shapes alone, never on the
 //! number of threads: `gemm` sums few rows in an order that depends on them.
 
-use super::lanes::{DEPTH, Finish, Term, reads_in_place, sum_of_products, through};
+use super::lanes::{DEPTH, Finish, JOINED, Term, reads_in_place, sum_of_products, through};
 use super::{scratch, simd};
 use half::{bf16, f16};
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
@@ -138,8 +138,8 @@ fn rows_of_panel((out, inner): (usize, usize), n: usize) -> usize {
 
 /// Floats that a thread has at hand for a product with W (out, in): a widened panel, and what it is packed into.
 pub fn panel_room((out, inner): (usize, usize)) -> usize {
-    let forward = out.min(ROWS) * (inner + inner.min(DEPTH));
-    let backward = 2 * inner.min(COLUMNS.0) * out.min(DEPTH);
+    let forward = out.min(ROWS) * (inner + inner.min(DEPTH) + JOINED);
+    let backward = inner.min(COLUMNS.0) * (2 * out.min(DEPTH) + JOINED);
     forward.max(backward).max(PANEL.min(out * inner))
 }
 
@@ -153,7 +153,11 @@ pub fn for_column_panels(
     let ((out, inner), n) = (w.dim(), dx.nrows());
     let (whole, packs) = (in_place(w, n), reads_in_place(n));
     let (width, height) = match packs {
-        true => (inner.div_ceil(inner.div_ceil(COLUMNS.0).max(1)).next_multiple_of(64).max(64), DEPTH),
+        // An even number of runs, which are whole tiles of three or of four vectors.
+        true => {
+            let width = inner.div_ceil(inner.div_ceil(COLUMNS.0).next_multiple_of(2).max(1)).max(1);
+            (width.next_multiple_of(48).min(width.next_multiple_of(64)), DEPTH)
+        }
         false => {
             let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, COLUMNS.1);
             (width, PANEL / width)

@@ -17,7 +17,7 @@ mod rope;
 mod swiglu;
 
 pub use adamw::{AdamW, Clip, Figures, Moments, Update, adamw};
-pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention_cached};
+pub use attention::{AttentionShape, Documents, QUERY_BLOCK, attention, attention_cached, keeps_attention};
 #[cfg(test)]
 pub(crate) use cross_entropy::cross_entropy_in_chunks;
 pub use cross_entropy::{IGNORE, chunk_rows, cross_entropy, losses_at, token_losses};

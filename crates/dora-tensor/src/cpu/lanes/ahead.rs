@@ -15,6 +15,8 @@ pub struct Ahead {
     stride: usize,
     width: usize,
     column: usize,
+    /// Whether two lines are asked for at a time.
+    pairs: bool,
 }
 
 // SAFETY: the address is asked for, never read.
@@ -25,7 +27,7 @@ unsafe impl Sync for Ahead {}
 impl Ahead {
     /// Such rows.
     pub fn new(from: *const f32, rows: usize, stride: usize, width: usize) -> Self {
-        Ahead { from, rows: if width == 0 { 0 } else { rows }, stride, width, column: 0 }
+        Ahead { from, rows: if width == 0 { 0 } else { rows }, stride, width, column: 0, pairs: false }
     }
 
     /// Nothing.
@@ -50,13 +52,25 @@ impl Ahead {
         Ahead { from: self.from.wrapping_add(first * self.stride), rows: end - first, ..*self }
     }
 
-    /// Asks for the next line.
+    /// So that asking so many times asks for all of it, or for twice as many lines at least.
+    pub fn within(self, times: usize) -> Self {
+        Ahead { pairs: self.rows * self.width.div_ceil(LINE) > times, ..self }
+    }
+
+    /// Asks for the next line, or two.
     #[inline(always)]
     pub fn ask(&mut self) {
         if self.rows > 0 {
+            let at = self.from.wrapping_add(self.column);
             // SAFETY: every x86-64 processor has it, and it takes any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.from.wrapping_add(self.column).cast()) };
-            self.column += LINE;
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(at.cast());
+                self.column += LINE;
+                if self.pairs {
+                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(LINE).cast());
+                    self.column += LINE;
+                }
+            }
             if self.column >= self.width {
                 (self.from, self.rows, self.column) = (self.from.wrapping_add(self.stride), self.rows - 1, 0);
             }

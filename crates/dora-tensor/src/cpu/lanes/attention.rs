@@ -2,7 +2,7 @@
 //! lanes, and every product reads what the one before it left. Sixteen queries see keys up to their last one's.
 
 use super::FEW;
-use super::kernel::{Factor, tiles};
+use super::kernel::{End, Factor, Part, tiles};
 use super::layout::{LayOut, write};
 use super::pack::Pack;
 use super::vector::{Isa, Run, Vector};
@@ -139,9 +139,9 @@ unsafe fn by_keys<V: Vector>(keys: ArrayView2<f32>, queries: &Queries, across: &
         profile::flops(2 * seen * d * group.len());
         let w = Factor::View(keys.slice(s![..seen, ..]));
         let (from, to) = (across.as_ptr().wrapping_add(group.start), scores.as_mut_ptr().wrapping_add(group.start));
-        let vectors = group.len() / V::LANES;
+        let parts = [Part { w, columns: 0..d, x: (from, lanes) }];
         // SAFETY: the keys have these columns, there is a row of `lanes` for each, and `scores` has one for each key.
-        unsafe { tiles::<V>(vectors, &w, 0..d, (from, lanes), (to, lanes), false, &mut []) };
+        unsafe { tiles::<V>(group.len() / V::LANES, &parts, (to, lanes), End::default(), &mut []) };
     }
 }
 
@@ -158,11 +158,10 @@ unsafe fn over_keys<V: Vector>(w: &[f32], d: usize, queries: &Queries, across: &
         profile::flops(2 * seen * d * group.len());
         let to = sums.as_mut_ptr().wrapping_add(group.start);
         for start in (0..seen).step_by(V::DEPTH) {
-            let part = start..seen.min(start + V::DEPTH);
             let from = across.as_ptr().wrapping_add(start * lanes + group.start);
-            let vectors = group.len() / V::LANES;
+            let parts = [Part { w, columns: start..seen.min(start + V::DEPTH), x: (from, lanes) }];
             // SAFETY: w has these columns, there is a row of `lanes` for each, and `sums` has one for each row of w.
-            unsafe { tiles::<V>(vectors, &w, part, (from, lanes), (to, lanes), start > 0, &mut []) };
+            unsafe { tiles::<V>(group.len() / V::LANES, &parts, (to, lanes), End::add(start > 0), &mut []) };
         }
     }
 }
@@ -180,9 +179,9 @@ unsafe fn to_keys<V: Vector>(w: &[f32], lanes: usize, x: &[f32], m: usize, c: &m
     let w = Factor::View(w);
     for group in groups::<V>(d) {
         let (from, to) = (x.as_ptr().wrapping_add(group.start), c.as_mut_ptr().wrapping_add(group.start));
-        let vectors = group.len() / V::LANES;
+        let parts = [Part { w, columns: 0..m, x: (from, d) }];
         // SAFETY: x has a row of D for each of w's columns, c one for each of its rows, and they are contiguous.
-        unsafe { tiles::<V>(vectors, &w, 0..m, (from, d), (to, stride), true, &mut []) };
+        unsafe { tiles::<V>(group.len() / V::LANES, &parts, (to, stride), End::add(true), &mut []) };
     }
 }
 

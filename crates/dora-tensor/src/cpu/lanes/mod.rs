@@ -29,8 +29,8 @@ use ahead::Ahead;
 #[cfg(target_arch = "x86_64")]
 pub use attention::{KeyHead, Queries};
 #[cfg(target_arch = "x86_64")]
-use kernel::{GATHERED, Gather, PackedProduct};
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use kernel::{GATHERED, Gather, Packed, PackedProduct, ROWS};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 #[cfg(target_arch = "x86_64")]
 use pack::PackColumns;
 use rayon::prelude::*;
@@ -47,9 +47,15 @@ const FEW: usize = 6;
 /// of as many elements of x stay in the first-level one.
 pub(super) const DEPTH: usize = 384;
 
-/// Rows of x that are one task.
+/// Rows, at most, of a later term that go with the last ones of an earlier term, so that what they add is not written in between.
+pub(super) const JOINED: usize = 64;
+
+/// Rows of x that are one task, at most.
 #[cfg(target_arch = "x86_64")]
 const TASK: usize = 48;
+
+/// Columns that [`gather`] takes at a time.
+const STRIP: usize = 96;
 
 /// x·diag(rows)·w·factor.
 #[derive(Clone, Copy)]
@@ -85,11 +91,35 @@ impl<'a> Term<'a> {
     }
 }
 
+/// What the columns of a sum of products are multiplied by.
+#[derive(Clone, Copy)]
+pub enum Scale<'a> {
+    /// Values at hand.
+    By(&'a [f32]),
+    /// Those that are made of a·w, for the first term's w, which is at hand for it.
+    Of {
+        /// a (r, k), of contiguous rows.
+        a: ArrayView2<'a, f32>,
+        /// Makes the values of a·w (r, j).
+        make: &'a dyn Fn(ArrayView2<f32>) -> Vec<f32>,
+    },
+}
+
+impl Scale<'_> {
+    /// The values, where a·w can be had.
+    fn values(self, product: impl FnOnce(ArrayView2<f32>) -> Array2<f32>) -> Vec<f32> {
+        match self {
+            Scale::By(values) => values.to_vec(),
+            Scale::Of { a, make } => make(product(a).view()),
+        }
+    }
+}
+
 /// What is done with a sum of products.
 #[derive(Default)]
 pub struct Finish<'a> {
-    /// Column i of the sum is multiplied by `scale[i]`.
-    pub scale: Option<&'a [f32]>,
+    /// Column i of the sum is multiplied by value i.
+    pub scale: Option<Scale<'a>>,
     /// Is added to every row then.
     pub bias: Option<&'a [f32]>,
     /// Whether y stays, and the sum is added to it: then without scale and bias.
@@ -113,8 +143,9 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, y: ArrayViewMut2<f32>) {
         assert!(same && x.nrows() == y.nrows() && w.ncols() == y.ncols(), "factors of one size");
     }
     assert!(!finish.add || finish.scale.is_none() && finish.bias.is_none(), "what is there already is only added to");
-    let each = |v: Option<&[f32]>| v.is_none_or(|v| v.len() == y.ncols());
-    assert!(each(finish.scale) && each(finish.bias), "a value for each column");
+    let plain = terms[0].rows.is_none() && terms[0].factor == 1.0;
+    assert!(plain || !matches!(finish.scale, Some(Scale::Of { .. })), "a·w is of w itself");
+    assert!(finish.bias.is_none_or(|bias| bias.len() == y.ncols()), "a value for each column");
     #[cfg(target_arch = "x86_64")]
     if let Some(isa) = Isa::all().next().filter(|_| y.nrows() >= FEW) {
         return packed(isa, terms, finish, y);
@@ -124,6 +155,13 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, y: ArrayViewMut2<f32>) {
 
 /// The sum by the `gemm` crate.
 fn by_gemm(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) {
+    let scale = finish.scale.map(|scale| {
+        scale.values(|a| {
+            let mut u = Array2::zeros((a.nrows(), terms[0].w.ncols()));
+            product(a, terms[0].w, u.view_mut(), 1.0, 0.0);
+            u
+        })
+    });
     let mut beta = if finish.add { 1.0 } else { 0.0 };
     for term in terms {
         let own = term.rows.map(|rows| {
@@ -135,43 +173,92 @@ fn by_gemm(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) {
         product(x, term.w, y.view_mut(), term.factor, beta);
         beta = 1.0;
     }
-    if let Some(scale) = finish.scale {
-        for_rows(y.view_mut(), |_, row| simd(|| row.iter_mut().zip(scale).for_each(|(y, g)| *y *= g)));
+    if let Some(scale) = scale {
+        for_rows(y.view_mut(), |_, row| simd(|| row.iter_mut().zip(&scale).for_each(|(y, g)| *y *= g)));
     }
     if let Some(bias) = finish.bias {
         for_rows(y, |_, row| simd(|| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b)));
     }
 }
 
-/// The sum with factors w that are packed; y carries it from part to part.
+/// The sum with factors w that are packed; y carries it from go to go.
 #[cfg(target_arch = "x86_64")]
 fn packed(isa: Isa, terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) {
-    let mut add = finish.add;
-    if let Some(bias) = finish.bias {
-        for_rows(y.view_mut(), |_, row| row.copy_from_slice(bias));
-        add = true;
-    }
-    for term in terms {
-        profile::flops(2 * y.len() * term.x.ncols());
-        for rows in parts(term.w.nrows()) {
-            let ahead = if term.goes_on { behind(&term.w, &rows) } else { Ahead::nothing() };
-            let Term { x, w, rows: by_row, factor, .. } = term.of_rows(rows);
-            let tile = isa.tile(w.ncols());
-            scratch(w.nrows() * w.ncols().next_multiple_of(isa.lanes()), |packed| {
-                isa.run(PackColumns { w, by_row, by_column: finish.scale, factor, tile, packed });
-                let n = y.nrows();
-                let chunks = y.axis_chunks_iter_mut(Axis(0), TASK).into_par_iter();
-                chunks.zip(x.axis_chunks_iter(Axis(0), TASK)).enumerate().for_each(|(i, (y, x))| {
-                    let ahead = ahead.part(i * TASK..(i + 1) * TASK, n);
-                    isa.run(PackedProduct { x, packed, tile, add, ahead, y });
-                });
+    let (n, j) = y.dim();
+    let (tile, filled) = (isa.tile(j), j.next_multiple_of(isa.lanes()));
+    let task = n.div_ceil(n.div_ceil(TASK).max(1)).max(1).next_multiple_of(ROWS);
+    let mut u = match finish.scale {
+        Some(Scale::Of { a, .. }) => Array2::zeros((a.nrows(), j)),
+        _ => Array2::default((0, 0)),
+    };
+    let goes = goes(terms, filled);
+    for (i, go) in goes.iter().enumerate() {
+        let add = finish.add || i > 0;
+        let parts: Vec<Term> = go.iter().map(|(term, rows)| terms[*term].of_rows(rows.clone())).collect();
+        scratch(parts.iter().map(|part| part.w.nrows() * filled).sum(), |mut room| {
+            let mut factors = Vec::with_capacity(parts.len());
+            for &Term { x, w, rows: by_row, factor, .. } in &parts {
+                let (packed, rest) = std::mem::take(&mut room).split_at_mut(w.nrows() * filled);
+                isa.run(PackColumns { w, by_row, factor, tile, packed });
+                room = rest;
+                factors.push(Packed { x, w: packed });
+            }
+            if let Some((Scale::Of { a, .. }, (0, rows))) = finish.scale.zip(go.first().cloned()) {
+                let factors = &[Packed { x: a.slice(s![.., rows]), w: factors[0].w }];
+                profile::flops(2 * u.len() * factors[0].x.ncols());
+                let (rows, ahead) = (0..a.nrows(), Ahead::nothing());
+                isa.run(PackedProduct { factors, rows, tile, add: i > 0, by: None, ahead, y: u.view_mut() });
+            }
+            let by = if i + 1 == goes.len() { finish.by_column(u.view(), filled) } else { None };
+            let by = by.as_ref().map(|(scale, bias)| (&scale[..], &bias[..]));
+            let ahead = match &go[0] {
+                (term, rows) if terms[*term].goes_on => behind(&terms[*term].w, rows),
+                _ => Ahead::nothing(),
+            };
+            y.axis_chunks_iter_mut(Axis(0), task).into_par_iter().enumerate().for_each(|(i, y)| {
+                let rows = i * task..i * task + y.nrows();
+                profile::flops(2 * y.len() * factors.iter().map(|factor| factor.x.ncols()).sum::<usize>());
+                let ahead = ahead.part(rows.clone(), n);
+                isa.run(PackedProduct { factors: &factors, rows, tile, add, by, ahead, y });
             });
-            add = true;
+        });
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Finish<'_> {
+    /// What columns are multiplied by, and what is added to them, filled up to so many.
+    fn by_column(&self, u: ArrayView2<f32>, filled: usize) -> Option<(Vec<f32>, Vec<f32>)> {
+        if self.scale.is_none() && self.bias.is_none() {
+            return None;
+        }
+        let mut scale = self.scale.map_or(Vec::new(), |scale| scale.values(|_| u.to_owned()));
+        let mut bias = self.bias.map_or(Vec::new(), <[f32]>::to_vec);
+        scale.resize(filled, 1.0);
+        bias.resize(filled, 0.0);
+        Some((scale, bias))
+    }
+}
+
+/// Parts of the terms' w, each by its term and rows, that are packed and added up in one go, where so many columns are packed.
+#[cfg(target_arch = "x86_64")]
+fn goes(terms: &[Term], columns: usize) -> Vec<Vec<(usize, Range<usize>)>> {
+    // Of few columns more rows fit.
+    const COLUMNS: usize = 64;
+    let most = DEPTH.max(DEPTH * COLUMNS / columns.max(1));
+    let mut goes: Vec<Vec<(usize, Range<usize>)>> = Vec::new();
+    for (i, term) in terms.iter().enumerate() {
+        let rows = term.w.nrows();
+        let depth = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+        for first in (0..rows.max(1)).step_by(depth) {
+            let part = (i, first..rows.min(first + depth));
+            match goes.last_mut() {
+                Some(go) if first == 0 && rows <= JOINED => go.push(part),
+                _ => goes.push(vec![part]),
+            }
         }
     }
-    if !add {
-        y.fill(0.0);
-    }
+    goes
 }
 
 /// What is wanted after those rows of w: the next of them or, where w is a panel of the rows of a matrix, the next panel.
@@ -186,30 +273,55 @@ fn behind(w: &ArrayView2<f32>, rows: &Range<usize>) -> Ahead {
     }
 }
 
-/// Parts of so many rows of w, of about one size.
-#[cfg(target_arch = "x86_64")]
-fn parts(rows: usize) -> impl Iterator<Item = Range<usize>> {
-    let depth = rows.div_ceil(rows.div_ceil(DEPTH).max(1)).max(1);
-    (0..rows).step_by(depth).map(move |first| first..rows.min(first + depth))
+/// Σ_rows x ⊙ (y − less), a value for each column.
+pub struct Dots<'a> {
+    /// y (n, k), of contiguous rows.
+    pub y: ArrayView2<'a, f32>,
+    /// Is subtracted from every row of it.
+    pub less: Option<&'a [f32]>,
+    /// The values.
+    pub sums: &'a mut [f32],
 }
 
-/// c (j, k) = wᵀ·x for few columns of w (n, j) and x (n, k), whose rows are contiguous; blocks of columns in parallel.
-pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, mut c: ArrayViewMut2<f32>) {
-    const WIDTH: usize = 96;
-    let parts = x.axis_chunks_iter(Axis(1), WIDTH).into_par_iter();
-    parts.zip(c.axis_chunks_iter_mut(Axis(1), WIDTH)).for_each(|(x, c)| {
+impl<'a> Dots<'a> {
+    /// For strips of so many columns.
+    fn strips(self, width: usize) -> Vec<Dots<'a>> {
+        let Dots { y, less, sums } = self;
+        let strip = |(i, sums): (usize, &'a mut [f32])| {
+            let columns = i * width..i * width + sums.len();
+            let less = less.map(|less| &less[columns.clone()]);
+            Dots { y: y.slice_move(s![.., columns]), less, sums }
+        };
+        sums.chunks_mut(width).enumerate().map(strip).collect()
+    }
+}
+
+/// c (j, k) = wᵀ·x for few columns of w (n, j) and x (n, k), whose rows are contiguous, and what is wanted of x beside it; strips of
+/// columns in parallel.
+pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, dots: Option<Dots>, mut c: ArrayViewMut2<f32>) {
+    let mut dots = dots.map_or(Vec::new(), |dots| dots.strips(STRIP)).into_iter();
+    let strips: Vec<_> = c.axis_chunks_iter_mut(Axis(1), STRIP).map(|c| (c, dots.next())).collect();
+    strips.into_par_iter().zip(x.axis_chunks_iter(Axis(1), STRIP)).for_each(|((c, dots), x)| {
         #[cfg(target_arch = "x86_64")]
         if let Some(isa) = Isa::all().next().filter(|isa| x.ncols().is_multiple_of(isa.lanes())) {
-            profile::flops(2 * w.len() * x.ncols());
-            return gather_in_lanes(isa, w, x, c);
+            return gather_in_lanes(isa, w, x, dots, c);
         }
         product(w.t(), x, c, 1.0, 0.0);
+        if let Some(Dots { y, less, sums }) = dots {
+            sums.fill(0.0);
+            for (x, y) in x.rows().into_iter().zip(y.rows()) {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum += x[i] * (y[i] - less.map_or(0.0, |less| less[i]));
+                }
+            }
+        }
     });
 }
 
 #[cfg(target_arch = "x86_64")]
-fn gather_in_lanes(isa: Isa, w: ArrayView2<f32>, x: ArrayView2<f32>, c: ArrayViewMut2<f32>) {
-    scratch(GATHERED * x.ncols(), |room| isa.run(Gather { w, x, room, c }));
+fn gather_in_lanes(isa: Isa, w: ArrayView2<f32>, x: ArrayView2<f32>, dots: Option<Dots>, c: ArrayViewMut2<f32>) {
+    profile::flops(2 * w.len() * x.ncols());
+    scratch(GATHERED * x.ncols(), |room| isa.run(Gather { w, x, dots, room, c }));
 }
 
 #[cfg(test)]
@@ -277,9 +389,21 @@ mod tests {
                 let nothing = Array2::from_elem((n, j), f32::NAN);
                 let columns = |v: &[f32]| Array2::from_shape_fn((n, j), |(_, c)| f64::from(v[c]));
                 let both = &plain * &columns(&scale) + &columns(&bias);
+                let a = random(&mut rng, (2, k));
+                let a_w = wide(a.view()).dot(&wide(w));
+                let make = |u: ArrayView2<f32>| {
+                    near(&u.to_owned(), &a_w, k);
+                    u.row(1).to_vec()
+                };
+                let of = Finish { scale: Some(Scale::Of { a: a.view(), make: &make }), ..Finish::default() };
+                let made =
+                    (wide(x).dot(&wide(w)) + wide(h.view()).dot(&wide(b.view())) * 0.75) * a_w.slice(s![1..2, ..]);
+                for y in sums(&[Term::new(x, w), terms[1]], &of, &nothing) {
+                    near(&y, &made, (k + 5) * (k + 5));
+                }
                 for (finish, y, want) in [
                     (Finish::default(), &nothing, plain.clone()),
-                    (Finish { scale: Some(&scale), bias: Some(&bias), add: false }, &nothing, both),
+                    (Finish { scale: Some(Scale::By(&scale)), bias: Some(&bias), add: false }, &nothing, both),
                     (Finish { add: true, ..Finish::default() }, &y0, &plain + &wide(y0.view())),
                 ] {
                     for y in sums(&terms, &finish, y) {
@@ -293,18 +417,29 @@ mod tests {
     #[test]
     fn products_over_many_rows_agree_with_f64() {
         let mut rng = Philox::new(4, 0);
-        for (n, k, j) in [(1, 16, 1), (7, 48, 3), (64, 192, 16), (130, 200, 7), (521, 336, 8), (3, 5, 2), (0, 16, 2)] {
+        for (n, k, j) in
+            [(1, 16, 1), (7, 48, 3), (64, 96, 16), (130, 200, 7), (521, 336, 8), (300, 80, 5), (3, 5, 2), (0, 16, 2)]
+        {
             let (x, v) = (random(&mut rng, (n, k)), random(&mut rng, (n, j)));
             let wide = |m: &Array2<f32>| m.mapv(f64::from);
             let want = wide(&v).t().dot(&wide(&x));
-            let mut c = Array2::from_elem((j, k), f32::NAN);
-            gather(v.view(), x.view(), c.view_mut());
-            near(&c, &want, n);
-            #[cfg(target_arch = "x86_64")]
-            for isa in Isa::tested().filter(|isa| k.is_multiple_of(isa.lanes())) {
-                c.fill(f32::NAN);
-                gather_in_lanes(isa, v.view(), x.view(), c.view_mut());
-                near(&c, &want, n);
+            let (y, less) = (random(&mut rng, (n, k)), (0..k).map(|_| rng.normal()).collect::<Vec<_>>());
+            for less in [None, Some(&less[..])] {
+                let from = less
+                    .map_or(Array2::zeros((1, k)), |less| Array2::from_shape_fn((1, k), |(_, i)| f64::from(less[i])));
+                let want_sums = (wide(&x) * (wide(&y) - &from)).sum_axis(Axis(0)).insert_axis(Axis(0));
+                let check = |f: &dyn Fn(Dots, ArrayViewMut2<f32>)| {
+                    let (mut c, mut sums) = (Array2::from_elem((j, k), f32::NAN), Array2::from_elem((1, k), f32::NAN));
+                    let dots = Dots { y: y.view(), less, sums: sums.as_slice_mut().unwrap() };
+                    f(dots, c.view_mut());
+                    near(&c, &want, n);
+                    near(&sums, &want_sums, n);
+                };
+                check(&|dots, c| gather(v.view(), x.view(), Some(dots), c));
+                #[cfg(target_arch = "x86_64")]
+                for isa in Isa::tested().filter(|isa| k <= STRIP && k.is_multiple_of(isa.lanes())) {
+                    check(&|dots, c| gather_in_lanes(isa, v.view(), x.view(), Some(dots), c));
+                }
             }
         }
     }

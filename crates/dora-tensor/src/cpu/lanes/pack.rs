@@ -48,13 +48,12 @@ fn pack_tile<const J: usize>(strip: &[f32], stride: usize, row: usize, tile: &mu
     }
 }
 
-/// Packs w (rows, columns), of any strides, its rows times `by_row`, its columns times `by_column` and all of it times `factor`, for
+/// Packs w (rows, columns), of any strides, its rows times `by_row` and all of it times `factor`, for
 /// [`PackedProduct`](super::kernel::PackedProduct): in tiles of so many columns, a tile as [row][its columns], the last one filled
 /// up with zeros to whole vectors.
 pub struct PackColumns<'a> {
     pub w: ArrayView2<'a, f32>,
     pub by_row: Option<&'a [f32]>,
-    pub by_column: Option<&'a [f32]>,
     pub factor: f32,
     pub tile: usize,
     pub packed: &'a mut [f32],
@@ -63,16 +62,13 @@ pub struct PackColumns<'a> {
 impl Run for PackColumns<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let PackColumns { w, by_row, by_column, factor, tile, packed } = self;
+        let PackColumns { w, by_row, factor, tile, packed } = self;
         let (rows, columns) = w.dim();
         assert!(
             packed.len() == rows * columns.next_multiple_of(V::LANES) && tile.is_multiple_of(V::LANES),
             "room for all"
         );
-        assert!(
-            by_row.is_none_or(|by| by.len() == rows) && by_column.is_none_or(|by| by.len() == columns),
-            "a value each"
-        );
+        assert!(by_row.is_none_or(|by| by.len() == rows), "a value each");
         let (down, along) = (w.strides()[0], w.strides()[1]);
         let by_row = |row: usize| factor * by_row.map_or(1.0, |by| by[row]);
         let (from, to) = (w.as_ptr(), packed.as_mut_ptr());
@@ -86,11 +82,7 @@ impl Run for PackColumns<'_> {
                         let to = to.add(start * rows + row * width);
                         for lane in (0..width).step_by(V::LANES) {
                             let (column, some) = (start + lane, (columns - start - lane).min(V::LANES));
-                            let mut x = load::<V>(some, from.add(column)).mul(by);
-                            if let Some(by) = by_column {
-                                x = x.mul(load::<V>(some, by.as_ptr().add(column)));
-                            }
-                            x.store(to.add(lane));
+                            load::<V>(some, from.add(column)).mul(by).store(to.add(lane));
                         }
                     }
                 }
@@ -102,7 +94,6 @@ impl Run for PackColumns<'_> {
                 for lane in (0..width).step_by(V::LANES) {
                     let (column, some) = (start + lane, (columns - start - lane).min(V::LANES));
                     let from = from.offset(column as isize * along);
-                    let by = by_column.map(|by| load::<V>(some, by.as_ptr().add(column)));
                     for row in (0..rows).step_by(V::LANES) {
                         let there = (rows - row).min(V::LANES);
                         // Sizes that are known when this is compiled leave no branch.
@@ -112,8 +103,8 @@ impl Run for PackColumns<'_> {
                         };
                         V::turn(&mut square);
                         for (i, x) in square.into_iter().enumerate().take(there) {
-                            let x = x.mul(V::spread(by_row(row + i)));
-                            by.map_or(x, |by| x.mul(by)).store(to.add(start * rows + (row + i) * width + lane));
+                            let to = to.add(start * rows + (row + i) * width + lane);
+                            x.mul(V::spread(by_row(row + i))).store(to);
                         }
                     }
                 }

@@ -1,10 +1,10 @@
-//! Attention on the CPU: a task is one document and one key head with the query heads that share it, so that dk and dv are
-//! summed by one thread in a fixed order.
+//! Attention on the CPU: a task is one document and one key head with the query heads that share it, which are tasks of their own.
+//! Results do not depend on who does them: dk and dv are summed up in a fixed order.
 
 use super::{Attention, AttentionShape, Documents, QUERY_BLOCK};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::{KeyHead, Queries};
-use crate::cpu::{buffer, dot, exp, product, scratch, simd, softmax_in_place, zeros};
+use crate::cpu::{buffer, dot, exp, product, recycle, scratch, simd, softmax_in_place, zeros};
 use crate::{Result, Tensor};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 use rayon::prelude::*;
@@ -50,7 +50,7 @@ pub(super) fn cached(q: &Tensor, k: &Tensor, v: &Tensor, shape: AttentionShape, 
     Ok(Tensor::of(o, &[n, heads * head_dim]))
 }
 
-/// Of some query heads q (t, D), o (t, D) and lse (t) for the last t of all keys (total, D).
+/// Of some query heads q (t, D), o (t, D) and lse (t) for the last t of all keys (total, D); blocks of queries in parallel.
 fn for_heads<'a>(
     k: ArrayView2<f32>,
     v: ArrayView2<f32>,
@@ -61,23 +61,27 @@ fn for_heads<'a>(
     let before = k.nrows() - t;
     #[cfg(target_arch = "x86_64")]
     let lanes = KeyHead::forward(k, v, t);
+    #[cfg(target_arch = "x86_64")]
+    let size = lanes.as_ref().map_or(QUERY_BLOCK, KeyHead::block);
+    #[cfg(not(target_arch = "x86_64"))]
+    let size = QUERY_BLOCK;
+    let mut blocks = Vec::new();
     for (q, mut o, lse) in heads {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(head) = &lanes {
-            for start in (0..t).step_by(head.block()) {
-                let rows = start..t.min(start + head.block());
-                let queries = Queries { q: q.slice(s![rows.clone(), ..]), seen: before + start + 1, scale };
-                head.attend(queries, o.slice_mut(s![rows.clone(), ..]), &mut lse[rows]);
-            }
-            continue;
-        }
-        for start in (0..t).step_by(QUERY_BLOCK) {
-            let rows = start..t.min(start + QUERY_BLOCK);
-            let (q, o) = (q.slice(s![rows.clone(), ..]), o.slice_mut(s![rows.clone(), ..]));
-            let keys = ..before + rows.end;
-            attend(q, k.slice(s![keys, ..]), v.slice(s![keys, ..]), scale, o, &mut lse[rows]);
+        for (i, lse) in lse.chunks_mut(size).enumerate() {
+            let (block, rest) = o.split_at(Axis(0), lse.len());
+            let rows = i * size..i * size + lse.len();
+            blocks.push((rows.start, q.slice_move(s![rows, ..]), block, lse));
+            o = rest;
         }
     }
+    blocks.into_par_iter().for_each(|(start, q, o, lse)| {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(head) = &lanes {
+            return head.attend(Queries { q, seen: before + start + 1, scale }, o, lse);
+        }
+        let keys = s![..before + start + q.nrows(), ..];
+        attend(q, k.slice(keys), v.slice(keys), scale, o, lse);
+    });
 }
 
 /// o (m, D) and lse (m) of a block, the last of whose queries sees all keys.
@@ -125,10 +129,22 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
         let (k, v) = (k.slice(s![range.clone(), kv, ..]), v.slice(s![range.clone(), kv, ..]));
         #[cfg(target_arch = "x86_64")]
         let lanes = KeyHead::backward(k, v, range.len());
-        for (g, lse) in (0..group).zip(lse.chunks_exact(range.len().max(1))) {
+        // Each query head has a part of dk and dv of its own, but for the first one: they are added up in their order.
+        let size = range.len() * head_dim;
+        let mut others: Vec<_> = (1..group).map(|_| zeros(2 * size)).collect();
+        let parts = others.iter_mut().map(|part| {
+            let (dk, dv) = part.split_at_mut(size);
+            [dk, dv].map(|part| ArrayViewMut2::from_shape((range.len(), head_dim), part).expect("of that size"))
+        });
+        let heads: Vec<_> = std::iter::once([dk.view_mut(), dv.view_mut()])
+            .chain(parts)
+            .zip(dq.axis_iter_mut(Axis(1)))
+            .zip(lse.chunks_exact(range.len().max(1)))
+            .enumerate()
+            .collect();
+        heads.into_par_iter().for_each(|(g, (([mut dk, mut dv], mut dq), lse))| {
             let head = s![range.clone(), kv * group + g, ..];
             let (q, d_o) = (q.slice(head), d_o.slice(head));
-            let mut dq = dq.slice_mut(s![.., g, ..]);
             #[cfg(target_arch = "x86_64")]
             if let Some(head) = &lanes {
                 for start in (0..range.len()).step_by(head.block_back()) {
@@ -138,7 +154,7 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
                     let gradients = [dq.slice_mut(rows), dk.view_mut(), dv.view_mut()];
                     head.attend_back(queries, d_o.slice(rows), &lse[start..end], gradients);
                 }
-                continue;
+                return;
             }
             for start in (0..range.len()).step_by(QUERY_BLOCK) {
                 let end = range.len().min(start + QUERY_BLOCK);
@@ -148,6 +164,15 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
                 let (k, v) = (k.slice(keys), v.slice(keys));
                 attend_back(q, k, v, saved.scale, d_o, lse, dq, dk.slice_mut(keys), dv.slice_mut(keys));
             }
+        });
+        for part in others {
+            let (dk_, dv_) = part.split_at(size);
+            for (sum, part) in [(&mut dk, dk_), (&mut dv, dv_)] {
+                for (mut sum, part) in sum.rows_mut().into_iter().zip(part.chunks_exact(head_dim)) {
+                    sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                }
+            }
+            recycle(part);
         }
     });
     let (wide, narrow) = ([n, heads * head_dim], [n, kv_heads * head_dim]);

@@ -22,6 +22,15 @@ use std::sync::Arc;
 /// Most queries of a block: its scores (64 x keys) stay in cache up to several thousand keys.
 pub const QUERY_BLOCK: usize = 64;
 
+/// Tokens of a document up to which o, on the CPU, is computed again rather than kept: that costs 2 FLOPs a token of it for each of
+/// o's elements, 7 % of a step at 1,024 tokens.
+const SHORT: usize = 256;
+
+/// Whether o is kept for the backward pass over documents of so many tokens at most. A device keeps it always, and takes δ from it.
+pub fn keeps_attention(device: Device, longest: usize) -> bool {
+    device != Device::Cpu || longest > SHORT
+}
+
 /// Heads of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
@@ -78,6 +87,11 @@ impl Documents {
         &self.ranges
     }
 
+    /// Tokens of the longest.
+    fn longest(&self) -> usize {
+        self.ranges.iter().map(Range::len).max().unwrap_or(0)
+    }
+
     /// Number of tokens of all.
     pub fn tokens(&self) -> usize {
         self.ranges.last().map_or(0, |r| r.end)
@@ -106,11 +120,13 @@ pub fn attention(
         Device::Cpu => cpu::forward(q, k, v, documents, shape, scale)?,
         Device::Cuda(gpu) => cuda::forward(gpu, [q, k, v], documents, shape, scale)?,
     };
-    // A device keeps o, and takes δ from it: the next layer keeps it as well, and to compute it again costs more than its bf16 elements.
-    let again = q.device() == Device::Cpu && recording(&[q, k, v]);
+    let again = !keeps_attention(q.device(), documents.longest()) && recording(&[q, k, v]);
     let recipe = again.then(|| {
         let (q, k, v, documents) = (q.saved(), k.saved(), v.saved(), documents.clone());
-        Arc::new(Recipe::new(move || Ok(cpu::forward(&q.get()?, &k.get()?, &v.get()?, &documents, shape, scale)?.0)))
+        Arc::new(Recipe::new(move || {
+            let _running = profile::operation("attention", Direction::Forward);
+            Ok(cpu::forward(&q.get()?, &k.get()?, &v.get()?, &documents, shape, scale)?.0)
+        }))
     });
     let saved = || Attention {
         q: q.saved(),

@@ -115,3 +115,19 @@ fn heads_that_do_not_share_evenly_are_refused() {
     let error = attention(&x, &x, &x, &Arc::new(Documents::new(&[1])), shape, 1.0).unwrap_err();
     assert_eq!(error.to_string(), "attention: 3 heads cannot share 2 key heads");
 }
+
+/// o of short documents is computed again where it is needed, that of long ones kept, whatever lies beside them.
+#[test]
+fn the_output_of_long_documents_is_kept() {
+    use crate::saved::Saved;
+    use crate::{Parameter, Role};
+    let shape = AttentionShape { heads: 1, kv_heads: 1, head_dim: 16 };
+    for (lengths, kept) in [(vec![256, 3], false), (vec![3, 257], true)] {
+        let documents = Arc::new(Documents::new(&lengths));
+        let leaf = Parameter::new("x", Role::Matrix, Input::normal(7, 0, &[documents.tokens(), 16]).tensor()).unwrap();
+        let x = leaf.tensor();
+        let o = attention(&x, &x, &x, &documents, shape, 0.25).unwrap();
+        assert_eq!(matches!(o.saved(), Saved::Kept(_)), kept, "{lengths:?}");
+        assert_eq!(o.saved().get().unwrap().to_vec(), o.to_vec());
+    }
+}

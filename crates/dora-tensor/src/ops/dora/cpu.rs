@@ -1,12 +1,14 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
 use super::norms::Terms;
-use crate::cpu::{Finish, Stored, buffer, column_sums, for_row_panels, for_rows, simd, sum_of_products};
+use crate::cpu::{Finish, Scale, Stored, buffer, for_row_panels, for_rows, simd, sum_of_products};
 use crate::ops::LowRank;
 use crate::ops::linear::cpu::view;
 use crate::ops::lora::cpu::{Expansion, project};
 use crate::{Result, Tensor};
+use ndarray::ArrayView2;
 use rayon::prelude::*;
+use std::cell::OnceCell;
 
 /// m/n, and 1 where n is 0.
 pub(super) fn gain(m: &[f32], n: &[f32]) -> Vec<f32> {
@@ -44,17 +46,18 @@ pub(super) fn forward(
     let mut z = dropped.is_some().then(|| buffer(shape.0 * out));
     let outputs = std::iter::once(&mut y).chain(&mut z).map(|v| view(v, shape)).collect();
     let norms = for_row_panels(layer.weight, shape.0, outputs, |rows, panel, parts| {
-        let n = match &layer.norms {
-            Norms::Known(n) => n[rows.clone()].to_vec(),
-            Norms::From(terms) => terms.norms(rows.clone(), panel.w),
-        };
-        let gain = gain(&layer.m[rows.clone()], &n);
+        let gain = |n: &[f32]| gain(&layer.m[rows.clone()], n);
         let bias = layer.bias.map(|b| &b[rows.clone()]);
         let terms = |x| [panel.transposed(x), low.term(rows.clone())];
         let mut parts = parts.into_iter();
         let mut y = parts.next().expect("y is always asked for");
-        match (dropped, parts.next()) {
-            (Some(dropped), Some(mut z)) => {
+        match (dropped, parts.next(), &layer.norms) {
+            (Some(dropped), Some(mut z), norms) => {
+                let n = match norms {
+                    Norms::Known(n) => n[rows.clone()].to_vec(),
+                    Norms::From(norms) => norms.of_panel(rows.clone(), panel),
+                };
+                let gain = gain(&n);
                 sum_of_products(&terms(x), &Finish { bias, ..Finish::default() }, y.view_mut());
                 sum_of_products(&terms(dropped), &Finish::default(), z.view_mut());
                 for_rows(y, |i, y| {
@@ -62,10 +65,22 @@ pub(super) fn forward(
                     let z = z.as_slice().expect("z is laid out as y");
                     simd(|| y.iter_mut().zip(z).zip(&gain).for_each(|((y, z), g)| *y += (g - 1.0) * z));
                 });
+                n
             }
-            _ => sum_of_products(&terms(x), &Finish { scale: Some(&gain), bias, add: false }, y),
+            (_, _, Norms::Known(n)) => {
+                let n = n[rows.clone()].to_vec();
+                let scale = Some(Scale::By(&gain(&n)));
+                sum_of_products(&terms(x), &Finish { scale, bias, add: false }, y);
+                n
+            }
+            (_, _, Norms::From(norms)) => {
+                let made = OnceCell::new();
+                let make = |u: ArrayView2<f32>| gain(made.get_or_init(|| norms.with_cross(rows.clone(), panel.w, u)));
+                let scale = Some(Scale::Of { a: norms.a, make: &make });
+                sum_of_products(&terms(x), &Finish { scale, bias, add: false }, y);
+                made.into_inner().expect("every sum is scaled")
+            }
         }
-        n
     });
     let tensor = |v| Tensor::of(v, &[shape.0, out]);
     let norms = Tensor::of(norms.concat(), &[out]);
@@ -77,26 +92,11 @@ pub(super) fn vanishes(m: &[f32], n: &[f32]) -> bool {
     m.iter().zip(n).any(|(m, &n)| n > 0.0 && m.abs() <= 1e-6 * n)
 }
 
-/// Σ_rows dy ⊙ (y − b)/by, and 0 where n is 0.
-pub(super) fn magnitude_gradient(
-    dy: &Tensor,
-    y: &Tensor,
-    bias: Option<&[f32]>,
-    by: &[f32],
-    n: &[f32],
-) -> Result<Tensor> {
-    let (rows, width) = dy.dims2("dora", "dy")?;
-    let (dy, y) = (dy.as_f32("dora")?, y.as_f32("dora")?);
-    let mut sums = column_sums(rows, width, |row, sums| {
-        let range = row * width..(row + 1) * width;
-        let (dy, y) = (&dy[range.clone()], &y[range]);
-        match bias {
-            None => sums.iter_mut().zip(dy).zip(y).for_each(|((s, d), y)| *s += d * y),
-            Some(b) => sums.iter_mut().zip(dy).zip(y).zip(b).for_each(|(((s, d), y), b)| *s += d * (y - b)),
-        }
-    });
+/// Sums over rows of dy ⊙ z, or of dy ⊙ g ⊙ z, by n or m; and 0 where n is 0.
+pub(super) fn magnitude_gradient(mut sums: Vec<f32>, by: &[f32], n: &[f32]) -> Tensor {
     sums.iter_mut().zip(by).zip(n).for_each(|((s, by), &n)| *s = if n == 0.0 { 0.0 } else { *s / by });
-    Ok(Tensor::of(sums, &[width]))
+    let width = sums.len();
+    Tensor::of(sums, &[width])
 }
 
 /// Norm of every row of w (rows, inner), summed in f64.

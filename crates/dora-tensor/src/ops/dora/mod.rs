@@ -22,7 +22,8 @@ pub use norms::{NormsOf, dora_norms, dora_norms_together};
 
 use super::LowRank;
 use super::linear::{self, cpu::row_sum};
-use super::lora::cpu::{Expansion, backward, combined};
+use super::lora::cpu::{Expansion, Gradients, backward, combined};
+use crate::cpu::{Dots, buffer};
 use crate::profile::{self, Direction};
 use crate::saved::Saved;
 use crate::tensor::Output;
@@ -138,11 +139,17 @@ struct Dora {
     norm_gradient: NormGradient,
 }
 
+/// On the CPU: dm = Σ_rows dy ⊙ (of − less)/by.
+struct Magnitude<'a> {
+    of: Tensor,
+    less: Option<&'a [f32]>,
+    by: &'a [f32],
+}
+
 impl Dora {
-    /// On the CPU: dm for dy.
-    fn magnitude_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+    fn magnitude(&self) -> Result<Magnitude<'_>> {
         let (m, n) = (self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
-        let z = match &self.output {
+        let of = match &self.output {
             Kept::Dropped(z) => z.clone(),
             Kept::Output(_) if cpu::vanishes(m, n) => {
                 let x = self.x.get()?;
@@ -150,12 +157,11 @@ impl Dora {
                 combined(x.view2("dora", "x")?, self.weight.stored()?, &low, None)
             }
             Kept::Output(y) => {
-                let bias = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
-                let y = y.lock().expect("no pass panicked").get()?;
-                return cpu::magnitude_gradient(dy, &y, bias, m, n);
+                let less = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
+                return Ok(Magnitude { of: y.lock().expect("no pass panicked").get()?, less, by: m });
             }
         };
-        cpu::magnitude_gradient(dy, &z, None, n, n)
+        Ok(Magnitude { of, less: None, by: n })
     }
 }
 
@@ -169,13 +175,20 @@ impl Op for Dora {
             return cuda::backward(gpu, *self, grad, needs);
         }
         let exact = self.norm_gradient == NormGradient::Exact;
-        let dm = (needs[3] || exact).then(|| self.magnitude_gradient(&grad)).transpose()?;
-        let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
-        let gain = cpu::gain(self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
+        let (m, norms) = (self.magnitude.as_f32("dora")?, self.norms.as_f32("dora")?);
+        let magnitude = (needs[3] || exact).then(|| self.magnitude()).transpose()?;
+        let mut sums = buffer(if magnitude.is_some() { m.len() } else { 0 });
+        let dots = match &magnitude {
+            Some(Magnitude { of, less, .. }) => Some(Dots { y: of.view2("dora", "y")?, less: *less, sums: &mut sums }),
+            None => None,
+        };
+        let gain = cpu::gain(m, norms);
         let weight = needs[0].then(|| self.weight.stored()).transpose()?;
-        let (dx, mut da, mut db) = backward(&self.update, &self.x.get()?, &self.h, &grad, Some(&gain), weight)?;
+        let back = backward(&self.update, &self.x.get()?, &self.h, &grad, Some(&gain), weight, dots)?;
+        let Gradients { dx, mut da, mut db } = back;
+        let dm = magnitude.map(|magnitude| cpu::magnitude_gradient(sums, magnitude.by, norms));
+        let dbias = needs[4].then(|| row_sum(&grad)).transpose()?;
         if let Some(dm) = dm.as_ref().filter(|_| exact) {
-            let norms = self.norms.as_f32("dora")?;
             exact::add_norm_gradient((&mut da, &mut db), &*self.weight, &self.update, dm, &gain, norms)?;
         }
         Ok(vec![dx, Some(da), Some(db), dm, dbias])

@@ -5,7 +5,7 @@
 
 use super::super::LowRank;
 use super::super::linear::cpu::{product, view};
-use crate::cpu::{Finish, Term, for_row_panels, product as matrix_product, scratch, sum_of_products};
+use crate::cpu::{Finish, Panel, for_row_panels, product as matrix_product, scratch, sum_of_products};
 use crate::profile::{self, Direction};
 use crate::{Device, Error, Result, Tensor, Weight};
 use ndarray::{ArrayView2, s};
@@ -25,7 +25,7 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
         Device::Cpu => {
             let terms = Terms::new(update, base, out)?;
             let w = weight.stored()?;
-            let panels = for_row_panels(w, out, Vec::new(), |rows, panel, _| terms.norms(rows, panel.w));
+            let panels = for_row_panels(w, out, Vec::new(), |rows, panel, _| terms.of_panel(rows, panel));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
         Device::Cuda(gpu) => Ok(super::cuda::norms(gpu, &[(&weight.materialized()?, update, base)])?.remove(0)),
@@ -62,7 +62,8 @@ pub fn dora_norms_together(layers: &[NormsOf]) -> Result<Vec<Tensor>> {
 
 /// What the norms of any row are made of, but for W.
 pub(super) struct Terms<'a> {
-    a: ArrayView2<'a, f32>,
+    /// A (r, in).
+    pub(super) a: ArrayView2<'a, f32>,
     b: ArrayView2<'a, f32>,
     /// G (r, r).
     gram: Tensor,
@@ -81,19 +82,24 @@ impl<'a> Terms<'a> {
     }
 
     /// Norms of `rows`, where `panel` (rows, in) holds these of W.
-    pub(super) fn norms(&self, rows: Range<usize>, panel: ArrayView2<f32>) -> Vec<f32> {
+    pub(super) fn of_panel(&self, rows: Range<usize>, panel: &Panel) -> Vec<f32> {
+        scratch(self.a.nrows() * rows.len(), |cross| {
+            let mut cross = view(cross, (self.a.nrows(), rows.len()));
+            sum_of_products(&[panel.transposed(self.a)], &Finish::default(), cross.view_mut());
+            self.with_cross(rows, panel.w, cross.view())
+        })
+    }
+
+    /// The same, where Uᵀ (r, rows) is at hand.
+    pub(super) fn with_cross(&self, rows: Range<usize>, panel: ArrayView2<f32>, cross: ArrayView2<f32>) -> Vec<f32> {
         let (rank, gram) = (self.a.nrows(), self.gram.view2("dora", "G").expect("a product is f32"));
-        scratch(2 * rows.len() * rank, |buffer| {
-            let (cross, spread) = buffer.split_at_mut(rows.len() * rank);
-            // U, and B·G.
-            let mut cross = view(cross, (rows.len(), rank));
-            let term = Term::new(panel, self.a.reversed_axes());
-            sum_of_products(&[term], &Finish::default(), cross.view_mut());
+        scratch(rows.len() * rank, |spread| {
+            // B·G.
             matrix_product(self.b.slice(s![rows.clone(), ..]), gram, view(spread, (rows.len(), rank)), 1.0, 0.0);
             let norm = |(i, row): (usize, usize)| {
                 let (mut twice, mut square) = (0.0, 0.0);
                 let spread = &spread[i * rank..(i + 1) * rank];
-                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.row(i)) {
+                for ((&b, &bg), &u) in self.b.row(row).iter().zip(spread).zip(cross.column(i)) {
                     twice += f64::from(b) * f64::from(u);
                     square += f64::from(b) * f64::from(bg);
                 }

@@ -2,10 +2,11 @@
 
 use super::LowRank;
 use crate::cpu::{
-    Finish, Stored, Term, add_assign, buffer, for_row_blocks, for_row_panels, gather, scratch, sum_of_products, through,
+    Dots, Finish, Stored, Term, add_assign, buffer, for_row_blocks, for_row_panels, gather, scratch, sum_of_products,
+    through,
 };
 use crate::ops::linear::cpu::{product, view};
-use crate::{Error, Result, Tensor};
+use crate::{Result, Tensor};
 use ndarray::{ArrayView2, s};
 use std::ops::Range;
 
@@ -64,8 +65,16 @@ pub(crate) fn combined(x: ArrayView2<f32>, w: &dyn Stored, low: &Expansion, bias
     Tensor::of(y, &[rows, out])
 }
 
-/// For the gradient dz = gain ⊙ dy (or dy) of the update's output: dx = dz·W + dh·A, where there is a weight to go through, dA
-/// and dB. With dropout dx = dy·W + dropout(((gain − 1) ⊙ dy)·W + dh·A).
+/// What comes back through an update and its weight.
+pub(crate) struct Gradients {
+    /// Where there is a weight to go through.
+    pub dx: Option<Tensor>,
+    pub da: Tensor,
+    pub db: Tensor,
+}
+
+/// For the gradient dz = gain ⊙ dy (or dy) of the update's output: dx = dz·W + dh·A, dA and dB; and what is wanted of dy beside it.
+/// With dropout dx = dy·W + dropout(((gain − 1) ⊙ dy)·W + dh·A).
 pub(crate) fn backward(
     update: &LowRank,
     x: &Tensor,
@@ -73,29 +82,35 @@ pub(crate) fn backward(
     dy: &Tensor,
     gain: Option<&[f32]>,
     weight: Option<&dyn Stored>,
-) -> Result<(Option<Tensor>, Tensor, Tensor)> {
+    dots: Option<Dots>,
+) -> Result<Gradients> {
     let (n, out) = dy.dims2("lora", "dy")?;
     let (rank, inner) = update.a.dims2("lora", "A")?;
-    let (mut dh, mut da) = (buffer(n * rank), buffer(rank * inner));
-    let back = Term::new(dy.view2("lora", "dy")?, update.b.view2("lora", "B")?);
-    let back = Term { rows: gain, factor: update.scaling, ..back };
-    sum_of_products(&[back], &Finish::default(), view(&mut dh, (n, rank)));
-    let dh = Tensor::of(dh, &[n, rank]);
     let dropped = update.dropped(x)?;
-    let through = dropped.as_ref().unwrap_or(x).view2("lora", "x")?;
-    gather(dh.view2("lora", "dh")?, through, view(&mut da, (rank, inner)));
-    let db = scratch(rank * out, |turned| {
-        let mut turned = view(turned, (rank, out));
-        gather(h.view2("lora", "h")?, dy.view2("lora", "dy")?, turned.view_mut());
-        let mut db = buffer(out * rank);
-        for_row_blocks(&mut db, rank, |first, rows| {
-            for (row, db) in rows.chunks_exact_mut(rank).enumerate() {
-                let factor = update.scaling * gain.map_or(1.0, |gain| gain[first + row]);
-                db.iter_mut().zip(turned.column(first + row)).for_each(|(db, t)| *db = factor * t);
-            }
-        });
-        Ok::<_, Error>(Tensor::of(db, &[out, rank]))
-    })?;
+    let (dy_, x, h) =
+        (dy.view2("lora", "dy")?, dropped.as_ref().unwrap_or(x).view2("lora", "x")?, h.view2("lora", "h")?);
+    let (mut dh, mut da, mut db) = (buffer(n * rank), buffer(rank * inner), buffer(out * rank));
+    let back = Term { rows: gain, factor: update.scaling, ..Term::new(dy_, update.b.view2("lora", "B")?) };
+    // One needs nothing of the other.
+    rayon::join(
+        || {
+            sum_of_products(&[back], &Finish::default(), view(&mut dh, (n, rank)));
+            gather(view(&mut dh, (n, rank)).view(), x, None, view(&mut da, (rank, inner)));
+        },
+        || {
+            scratch(rank * out, |turned| {
+                let mut turned = view(turned, (rank, out));
+                gather(h, dy_, dots, turned.view_mut());
+                for_row_blocks(&mut db, rank, |first, rows| {
+                    for (row, db) in rows.chunks_exact_mut(rank).enumerate() {
+                        let factor = update.scaling * gain.map_or(1.0, |gain| gain[first + row]);
+                        db.iter_mut().zip(turned.column(first + row)).for_each(|(db, t)| *db = factor * t);
+                    }
+                });
+            });
+        },
+    );
+    let dh = Tensor::of(dh, &[n, rank]);
     let dx = match (weight, update.dropout) {
         (None, _) => None,
         (Some(w), None) => Some(input_gradient(w, dy, gain, &dh, &update.a)?),
@@ -105,7 +120,7 @@ pub(crate) fn backward(
             Some(dx)
         }
     };
-    Ok((dx, Tensor::of(da, &[rank, inner]), db))
+    Ok(Gradients { dx, da: Tensor::of(da, &[rank, inner]), db: Tensor::of(db, &[out, rank]) })
 }
 
 /// (gain ⊙ dy)·W + dh·A.

@@ -64,9 +64,9 @@ impl Op for Lora {
             return cuda::backward(gpu, *self, &grad, needs);
         }
         let weight = needs[0].then(|| self.weight.stored()).transpose()?;
-        let (dx, da, db) = cpu::backward(&self.update, &self.x.get()?, &self.h, &grad, None, weight)?;
+        let back = cpu::backward(&self.update, &self.x.get()?, &self.h, &grad, None, weight, None)?;
         let dbias = needs[3].then(|| row_sum(&grad)).transpose()?;
-        Ok(vec![dx, Some(da), Some(db), dbias])
+        Ok(vec![back.dx, Some(back.da), Some(back.db), dbias])
     }
 }
 
