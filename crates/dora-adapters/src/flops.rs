@@ -2,7 +2,8 @@
 //!
 //! A token costs, for each linear layer, 2·in·out forward and 2·in·out for dx; where the layer is trained, as much for dW; an
 //! adapter of rank r 6·r·(in + out). Attention over T tokens costs 2·T·Q forward and 5·T·Q backward (probabilities are computed
-//! again), and where its result is not kept, 2·T·Q more. A block that is computed again costs its forward pass once more. The output embedding costs as a linear
+//! again), and 2·T·Q more where a layer needs its
+//! result that was not kept. A block that is computed again costs its forward pass once more. The output embedding costs as a linear
 //! layer, for tokens that carry loss. DoRA's norms cost 2·r·in·out a layer and step. Widening 4-bit weights is not counted.
 
 use crate::memory::{Run, Trained};
@@ -26,7 +27,8 @@ pub fn per_token(run: &Run, step_tokens: usize) -> f64 {
             (2.0 * sides.sum::<usize>() as f64, if use_dora { cross / step_tokens as f64 } else { 0.0 })
         }
     };
-    let backward = if keeps_attention(Device::Cpu, run.pass.longest) { 5.0 } else { 7.0 };
+    let again = run.needs_attention() && !keeps_attention(Device::Cpu, run.pass.longest);
+    let backward = if again { 7.0 } else { 5.0 };
     let forward = 2.0 * blocks + 2.0 * attention + adapter;
     let again = if run.recompute_blocks { forward } else { 0.0 };
     2.0 * trained * (blocks + head) + (2.0 + backward) * attention + 3.0 * adapter + norms + again
@@ -36,7 +38,8 @@ pub fn per_token(run: &Run, step_tokens: usize) -> f64 {
 mod tests {
     use super::*;
     use crate::config::{AdapterConfig, Purpose, TargetModules};
-    use crate::targets::resolve;
+    use crate::memory::predict;
+    use crate::targets::{Target, resolve};
     use dora_models::shape::PassSize;
     use dora_tensor::DType;
 
@@ -90,5 +93,21 @@ mod tests {
             threads: 1,
         };
         assert_eq!(base - per_token(&run, 64), 4.0 * 32_000.0 * 4096.0);
+        // Attention's result is computed again in short documents and kept in long ones, where o_proj has an adapter.
+        let activations = |targets: &[Target], longest: usize| {
+            let trained = Trained::Adapter { targets, use_dora: false, dropout: false };
+            let run = Run { trained, pass: PassSize { tokens: 512, longest, labelled: 512 }, ..run };
+            let ranks: usize = targets.iter().map(|target| target.rank).sum();
+            let kept = predict(&run).terms.iter().find(|term| term.0 == "activations").unwrap().1 / (4 * 512) - ranks;
+            (kept, per_token(&run, 512) / (32.0 * 4096.0 * longest as f64))
+        };
+        let without: Vec<Target> = targets.iter().filter(|t| !t.linear.path.ends_with(".o_proj")).cloned().collect();
+        let ((short, _), (long, _), (other, _)) =
+            (activations(&targets, 256), activations(&targets, 512), activations(&without, 512));
+        assert_eq!((long - short, other), (32 * 4096, short));
+        // A score costs 7 FLOPs for each element of a query, and 9 where the result is computed again.
+        let cost = |targets, longest: usize| activations(targets, longest).1 * longest as f64;
+        assert_eq!((cost(&targets[..], 512) - cost(&targets[..], 256)).round(), 7.0 * 512.0 - 9.0 * 256.0);
+        assert_eq!((cost(&without[..], 512) - cost(&without[..], 256)).round(), 7.0 * 256.0);
     }
 }

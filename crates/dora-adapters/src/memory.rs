@@ -61,6 +61,18 @@ pub struct Run<'a> {
     pub threads: usize,
 }
 
+impl Run<'_> {
+    /// Whether a layer needs attention's result in the backward pass.
+    pub(crate) fn needs_attention(&self) -> bool {
+        match self.trained {
+            Trained::Everything => true,
+            Trained::Adapter { targets, .. } => {
+                targets.iter().any(|target| target.linear.path.ends_with(self.shape.activations.attention_reader))
+            }
+        }
+    }
+}
+
 /// The terms at the point where their sum is largest, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prediction {
@@ -176,7 +188,7 @@ fn points(run: &Run, all: usize, of_adapter: usize) -> [Point; 4] {
     let Activations { blocks, width, forward, backward, .. } = run.shape.activations;
     let n = run.pass.tokens;
     let everything = matches!(run.trained, Trained::Everything);
-    let attention = match keeps_attention(Device::Cpu, run.pass.longest) {
+    let attention = match run.needs_attention() && keeps_attention(Device::Cpu, run.pass.longest) {
         true => run.shape.activations.attention_width,
         false => 0,
     };

@@ -39,8 +39,10 @@ pub struct Activations {
     pub blocks: usize,
     /// Width of the stream between blocks: all that is kept of a block that is computed again.
     pub width: usize,
-    /// Heads times their size: what an attention score costs in products, forward and backward.
+    /// Heads times their size: what an attention score costs in products, forward and backward, and what a token's result takes.
     pub attention_width: usize,
+    /// The layer that reads attention's result, and keeps it where documents are long: how its path ends.
+    pub attention_reader: &'static str,
     /// What a block keeps for its backward pass, by name.
     pub kept: Vec<(&'static str, usize)>,
     /// Most that a block holds at a time in a pass that keeps nothing.
@@ -50,7 +52,7 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Elements a token that a block keeps.
+    /// Elements a token that a block keeps in any case.
     pub fn kept_per_block(&self) -> usize {
         self.kept.iter().map(|(_, count)| count).sum()
     }

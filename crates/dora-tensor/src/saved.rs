@@ -1,6 +1,7 @@
 //! What the backward pass needs of a forward pass: a tensor kept, or a recipe to compute it again. Norms, rotary embedding and
 //! SwiGLU cost little next to the products around them, and a third of all activations are theirs.
 
+use crate::ops::difference;
 use crate::{Result, Tensor};
 use std::sync::{Arc, Mutex};
 
@@ -23,9 +24,19 @@ pub(crate) enum Saved {
     Kept(Tensor),
     /// How to compute it again.
     Again(Arc<Recipe>),
+    /// The difference of two others, on the CPU.
+    Difference(Tensor, Tensor),
 }
 
 impl Saved {
+    /// The tensor, or the two whose difference it is: (after, before).
+    pub(crate) fn terms(&self) -> Result<(Tensor, Option<Tensor>)> {
+        match self {
+            Saved::Difference(after, before) => Ok((after.clone(), Some(before.clone()))),
+            _ => Ok((self.get()?, None)),
+        }
+    }
+
     /// The tensor, off the tape.
     pub(crate) fn get(&self) -> Result<Tensor> {
         match self {
@@ -37,6 +48,7 @@ impl Saved {
                 }
                 Ok(made.clone().expect("just made"))
             }
+            Saved::Difference(after, before) => difference(after, before),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::LlamaConfig;
 use crate::shape::Activations;
 
 impl LlamaConfig {
-    /// Outputs of norms, rotary embedding, attention and SwiGLU are computed again from what is in the table; those of o and
+    /// Outputs of norms, rotary embedding, SwiGLU and attention of short documents are computed again from what is in the table; those of o and
     /// down are differences of the stream.
     pub(super) fn activations(&self) -> Activations {
         let (c, f, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
@@ -16,6 +16,7 @@ impl LlamaConfig {
             blocks: self.num_hidden_layers,
             width: c,
             attention_width: q,
+            attention_reader: ".o_proj",
             kept: vec![
                 ("stream before attention", c),
                 ("q before rotation", q),

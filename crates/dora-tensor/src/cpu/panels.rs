@@ -153,7 +153,7 @@ pub fn for_column_panels(
     let ((out, inner), n) = (w.dim(), dx.nrows());
     let (whole, packs) = (in_place(w, n), reads_in_place(n));
     let (width, height) = match packs {
-        // An even number of runs, which are whole tiles of three or of four vectors.
+        // About an even number of runs of about one size, in whole tiles of three or of four vectors.
         true => {
             let width = inner.div_ceil(inner.div_ceil(COLUMNS.0).next_multiple_of(2).max(1)).max(1);
             (width.next_multiple_of(48).min(width.next_multiple_of(64)), DEPTH)

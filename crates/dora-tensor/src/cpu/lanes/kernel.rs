@@ -3,7 +3,7 @@
 
 use super::ahead::{Ahead, LINE};
 use super::vector::{MOST_LANES, MOST_VECTORS, Run, Vector};
-use super::{Dots, STRIP};
+use super::{Dots, GATHERED, STRIP};
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
@@ -241,14 +241,14 @@ pub unsafe fn tiles<V: Vector>(vectors: usize, parts: &[Part], sums: (*mut f32, 
 
 /// x (n, k), of contiguous rows, and a w (k, j) as [`PackColumns`](super::pack::PackColumns) packs it.
 #[derive(Clone, Copy)]
-pub struct Packed<'a> {
+pub struct Product<'a> {
     pub x: ArrayView2<'a, f32>,
     pub w: &'a [f32],
 }
 
 /// y, of contiguous rows, becomes some rows of the sum of some x·w; or that is added to it.
 pub struct PackedProduct<'a, 'b> {
-    pub factors: &'a [Packed<'a>],
+    pub factors: &'a [Product<'a>],
     /// Those rows.
     pub rows: Range<usize>,
     /// Columns of w that are packed together.
@@ -269,7 +269,7 @@ impl Run for PackedProduct<'_, '_> {
         let PackedProduct { factors, rows: of_x, tile, add, by, ahead, mut y } = self;
         let (n, j) = y.dim();
         let filled = j.next_multiple_of(V::LANES);
-        for Packed { x, w } in factors {
+        for Product { x, w } in factors {
             assert!(x.nrows() >= of_x.end && of_x.len() == n && w.len() == x.ncols() * filled, "factors of one size");
             assert!(x.ncols() <= 1 || x.strides()[1] == 1, "contiguous rows");
         }
@@ -282,6 +282,7 @@ impl Run for PackedProduct<'_, '_> {
         for first in (0..n).step_by(TOGETHER) {
             let rows = first..n.min(first + TOGETHER);
             parts.clear();
+            // Of x elements are spread, of w vectors are loaded.
             parts.extend(factors.iter().map(|factor| Part {
                 w: Factor::View(factor.x.slice(s![of_x.start + rows.start..of_x.start + rows.end, ..])),
                 columns: 0..factor.x.ncols(),
@@ -296,7 +297,7 @@ impl Run for PackedProduct<'_, '_> {
             for start in (0..j).step_by(tile) {
                 let columns = start..j.min(start + tile);
                 let width = columns.len().next_multiple_of(V::LANES);
-                for (part, Packed { x, w }) in parts.iter_mut().zip(factors) {
+                for (part, Product { x, w }) in parts.iter_mut().zip(factors) {
                     part.x = (w[start * x.ncols()..].as_ptr(), width);
                 }
                 let by = by.map(|(scale, bias)| (scale[start..].as_ptr(), bias[start..].as_ptr()));
@@ -332,14 +333,10 @@ pub struct Gather<'a, 'd, 'r, 'c> {
     pub x: ArrayView2<'a, f32>,
     /// Of x, if they are wanted.
     pub dots: Option<Dots<'d>>,
-    /// Room for [`GATHERED`] rows of x.
+    /// Room for [`GATHERED`] rows of x: they are copied side by side, since rows of one length would fall on few lines of a cache.
     pub room: &'r mut [f32],
     pub c: ArrayViewMut2<'c, f32>,
 }
-
-/// Rows of x that a tile of [`Gather`] goes through: read as they lie and copied side by side first, since rows of one length would
-/// fall on few lines of a cache.
-pub const GATHERED: usize = 128;
 
 impl Run for Gather<'_, '_, '_, '_> {
     #[inline(always)]
@@ -356,8 +353,10 @@ impl Run for Gather<'_, '_, '_, '_> {
         assert!(contiguous(n, x.strides()[1]) && contiguous(j, c.strides()[1]), "contiguous rows");
         if let Some(dots) = &mut dots {
             let less = dots.less.is_none_or(|less| less.len() == k);
-            assert!(dots.y.dim() == (n, k) && dots.sums.len() == k && less, "operands of one size");
-            assert!(contiguous(n, dots.y.strides()[1]), "contiguous rows");
+            assert!(dots.sums.len() == k && less, "operands of one size");
+            for y in std::iter::once(&dots.y).chain(&dots.before) {
+                assert!(y.dim() == (n, k) && contiguous(n, y.strides()[1]), "contiguous rows of one size");
+            }
             dots.sums.fill(0.0);
         }
         let (x_stride, c_stride) = (x.strides()[0] as usize, c.strides()[0] as usize);
@@ -380,15 +379,22 @@ impl Run for Gather<'_, '_, '_, '_> {
                         }
                     }
                 }
-                if let Some(Dots { y, less, sums }) = &mut dots {
+                if let Some(Dots { y, before, less, sums }) = &mut dots {
                     let mut part = [0.0; STRIP];
                     for row in rows.clone() {
-                        let stride = y.strides()[0];
-                        let y = y.as_ptr().offset(row as isize * stride);
-                        Ahead::new(y.wrapping_offset(AHEAD as isize * stride), 1, 0, k).ask_all();
+                        let row_of = |y: &ArrayView2<f32>| {
+                            let stride = y.strides()[0];
+                            let row = y.as_ptr().offset(row as isize * stride);
+                            Ahead::new(row.wrapping_offset(AHEAD as isize * stride), 1, 0, k).ask_all();
+                            row
+                        };
+                        let (y, before) = (row_of(y), before.as_ref().map(row_of));
                         for column in (0..k).step_by(V::LANES) {
                             let (x, part) = (x.as_ptr().add(row * x_stride + column), part[column..].as_mut_ptr());
                             let mut y = V::load(y.add(column));
+                            if let Some(before) = before {
+                                y = V::load(before.add(column)).mul_add(V::spread(-1.0), y);
+                            }
                             if let Some(less) = less {
                                 y = V::load(less.as_ptr().add(column)).mul_add(V::spread(-1.0), y);
                             }

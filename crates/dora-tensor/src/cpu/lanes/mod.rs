@@ -1,7 +1,7 @@
 //! Products of activations x (n, k), as they lie, with a matrix w (k, j). Where AVX2 or AVX-512 is at hand w is packed, some hundred
 //! of its rows and columns at a time, so that columns stand side by side in the lanes of vectors, and elements of x are spread over
-//! a vector as they come. What w's rows or columns are multiplied by is multiplied into it as it is packed, and y is written as it
-//! lies. Elsewhere, and for fewer than 6 rows, the `gemm` crate does it.
+//! a vector as they come. What w's rows are multiplied by is multiplied into it as it is packed; columns of the sum are scaled as y is
+//! written, as it lies. Elsewhere, and for fewer than 6 rows, the `gemm` crate does it.
 
 #[cfg(target_arch = "x86_64")]
 mod ahead;
@@ -29,7 +29,7 @@ use ahead::Ahead;
 #[cfg(target_arch = "x86_64")]
 pub use attention::{KeyHead, Queries};
 #[cfg(target_arch = "x86_64")]
-use kernel::{GATHERED, Gather, Packed, PackedProduct, ROWS};
+use kernel::{Gather, PackedProduct, Product, ROWS};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 #[cfg(target_arch = "x86_64")]
 use pack::PackColumns;
@@ -56,6 +56,8 @@ const TASK: usize = 48;
 
 /// Columns that [`gather`] takes at a time.
 const STRIP: usize = 96;
+/// Rows of them that are added up before their sum is added to others.
+const GATHERED: usize = 128;
 
 /// x·diag(rows)·w·factor.
 #[derive(Clone, Copy)]
@@ -70,12 +72,20 @@ pub struct Term<'a> {
     pub factor: f32,
     /// Whether w lies in memory among more of its kind, which is wanted next.
     pub goes_on: bool,
+    /// Rows of w, at most, that are packed and added up at a time.
+    pub depth: usize,
 }
 
 impl<'a> Term<'a> {
     /// x·w.
     pub fn new(x: ArrayView2<'a, f32>, w: ArrayView2<'a, f32>) -> Self {
-        Term { x, w, rows: None, factor: 1.0, goes_on: false }
+        Term { x, w, rows: None, factor: 1.0, goes_on: false, depth: DEPTH }
+    }
+
+    /// The same in fewer goes, where all columns of w are few.
+    pub fn narrow(self) -> Self {
+        const COLUMNS: usize = 64;
+        Term { depth: DEPTH.max(DEPTH * COLUMNS / self.w.ncols().max(1)), ..self }
     }
 
     /// For some columns of w.
@@ -106,12 +116,14 @@ pub enum Scale<'a> {
 }
 
 impl Scale<'_> {
-    /// The values, where a·w can be had.
-    fn values(self, product: impl FnOnce(ArrayView2<f32>) -> Array2<f32>) -> Vec<f32> {
-        match self {
+    /// The values for so many columns, where a·w can be had.
+    fn values(self, columns: usize, product: impl FnOnce(ArrayView2<f32>) -> Array2<f32>) -> Vec<f32> {
+        let values = match self {
             Scale::By(values) => values.to_vec(),
             Scale::Of { a, make } => make(product(a).view()),
-        }
+        };
+        assert!(values.len() == columns, "a value for each column");
+        values
     }
 }
 
@@ -136,15 +148,17 @@ pub fn reads_in_place(rows: usize) -> bool {
     false
 }
 
-/// y (n, j), of contiguous rows, becomes the sum of the terms; rows of x in parallel.
+/// y (n, j), of contiguous rows, becomes the sum of the terms, at least one; rows of x in parallel.
 pub fn sum_of_products(terms: &[Term], finish: &Finish, y: ArrayViewMut2<f32>) {
     for Term { x, w, rows, .. } in terms {
         let same = x.ncols() == w.nrows() && rows.is_none_or(|rows| rows.len() == w.nrows());
         assert!(same && x.nrows() == y.nrows() && w.ncols() == y.ncols(), "factors of one size");
     }
     assert!(!finish.add || finish.scale.is_none() && finish.bias.is_none(), "what is there already is only added to");
-    let plain = terms[0].rows.is_none() && terms[0].factor == 1.0;
-    assert!(plain || !matches!(finish.scale, Some(Scale::Of { .. })), "a·w is of w itself");
+    if let Some(Scale::Of { a, .. }) = finish.scale {
+        let Term { w, rows, factor, .. } = terms[0];
+        assert!(rows.is_none() && factor == 1.0 && a.ncols() == w.nrows(), "a·w is of w itself");
+    }
     assert!(finish.bias.is_none_or(|bias| bias.len() == y.ncols()), "a value for each column");
     #[cfg(target_arch = "x86_64")]
     if let Some(isa) = Isa::all().next().filter(|_| y.nrows() >= FEW) {
@@ -156,7 +170,7 @@ pub fn sum_of_products(terms: &[Term], finish: &Finish, y: ArrayViewMut2<f32>) {
 /// The sum by the `gemm` crate.
 fn by_gemm(terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) {
     let scale = finish.scale.map(|scale| {
-        scale.values(|a| {
+        scale.values(y.ncols(), |a| {
             let mut u = Array2::zeros((a.nrows(), terms[0].w.ncols()));
             product(a, terms[0].w, u.view_mut(), 1.0, 0.0);
             u
@@ -191,7 +205,7 @@ fn packed(isa: Isa, terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) 
         Some(Scale::Of { a, .. }) => Array2::zeros((a.nrows(), j)),
         _ => Array2::default((0, 0)),
     };
-    let goes = goes(terms, filled);
+    let goes = goes(terms);
     for (i, go) in goes.iter().enumerate() {
         let add = finish.add || i > 0;
         let parts: Vec<Term> = go.iter().map(|(term, rows)| terms[*term].of_rows(rows.clone())).collect();
@@ -201,15 +215,15 @@ fn packed(isa: Isa, terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) 
                 let (packed, rest) = std::mem::take(&mut room).split_at_mut(w.nrows() * filled);
                 isa.run(PackColumns { w, by_row, factor, tile, packed });
                 room = rest;
-                factors.push(Packed { x, w: packed });
+                factors.push(Product { x, w: packed });
             }
             if let Some((Scale::Of { a, .. }, (0, rows))) = finish.scale.zip(go.first().cloned()) {
-                let factors = &[Packed { x: a.slice(s![.., rows]), w: factors[0].w }];
+                let factors = &[Product { x: a.slice(s![.., rows]), w: factors[0].w }];
                 profile::flops(2 * u.len() * factors[0].x.ncols());
                 let (rows, ahead) = (0..a.nrows(), Ahead::nothing());
                 isa.run(PackedProduct { factors, rows, tile, add: i > 0, by: None, ahead, y: u.view_mut() });
             }
-            let by = if i + 1 == goes.len() { finish.by_column(u.view(), filled) } else { None };
+            let by = if i + 1 == goes.len() { finish.by_column(u.view(), (j, filled)) } else { None };
             let by = by.as_ref().map(|(scale, bias)| (&scale[..], &bias[..]));
             let ahead = match &go[0] {
                 (term, rows) if terms[*term].goes_on => behind(&terms[*term].w, rows),
@@ -228,11 +242,11 @@ fn packed(isa: Isa, terms: &[Term], finish: &Finish, mut y: ArrayViewMut2<f32>) 
 #[cfg(target_arch = "x86_64")]
 impl Finish<'_> {
     /// What columns are multiplied by, and what is added to them, filled up to so many.
-    fn by_column(&self, u: ArrayView2<f32>, filled: usize) -> Option<(Vec<f32>, Vec<f32>)> {
+    fn by_column(&self, u: ArrayView2<f32>, (columns, filled): (usize, usize)) -> Option<(Vec<f32>, Vec<f32>)> {
         if self.scale.is_none() && self.bias.is_none() {
             return None;
         }
-        let mut scale = self.scale.map_or(Vec::new(), |scale| scale.values(|_| u.to_owned()));
+        let mut scale = self.scale.map_or(Vec::new(), |scale| scale.values(columns, |_| u.to_owned()));
         let mut bias = self.bias.map_or(Vec::new(), <[f32]>::to_vec);
         scale.resize(filled, 1.0);
         bias.resize(filled, 0.0);
@@ -240,16 +254,14 @@ impl Finish<'_> {
     }
 }
 
-/// Parts of the terms' w, each by its term and rows, that are packed and added up in one go, where so many columns are packed.
+/// Parts of the terms' w, each by its term and rows, that are packed and added up in one go: by the terms alone, so that no sum
+/// depends on what lies beside it.
 #[cfg(target_arch = "x86_64")]
-fn goes(terms: &[Term], columns: usize) -> Vec<Vec<(usize, Range<usize>)>> {
-    // Of few columns more rows fit.
-    const COLUMNS: usize = 64;
-    let most = DEPTH.max(DEPTH * COLUMNS / columns.max(1));
+fn goes(terms: &[Term]) -> Vec<Vec<(usize, Range<usize>)>> {
     let mut goes: Vec<Vec<(usize, Range<usize>)>> = Vec::new();
     for (i, term) in terms.iter().enumerate() {
         let rows = term.w.nrows();
-        let depth = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+        let depth = rows.div_ceil(rows.div_ceil(term.depth).max(1)).max(1);
         for first in (0..rows.max(1)).step_by(depth) {
             let part = (i, first..rows.min(first + depth));
             match goes.last_mut() {
@@ -273,11 +285,13 @@ fn behind(w: &ArrayView2<f32>, rows: &Range<usize>) -> Ahead {
     }
 }
 
-/// Σ_rows x ⊙ (y − less), a value for each column.
+/// Σ_rows x ⊙ (y − before − less), a value for each column.
 pub struct Dots<'a> {
     /// y (n, k), of contiguous rows.
     pub y: ArrayView2<'a, f32>,
-    /// Is subtracted from every row of it.
+    /// As y.
+    pub before: Option<ArrayView2<'a, f32>>,
+    /// Is subtracted from every row.
     pub less: Option<&'a [f32]>,
     /// The values.
     pub sums: &'a mut [f32],
@@ -286,11 +300,11 @@ pub struct Dots<'a> {
 impl<'a> Dots<'a> {
     /// For strips of so many columns.
     fn strips(self, width: usize) -> Vec<Dots<'a>> {
-        let Dots { y, less, sums } = self;
+        let Dots { y, before, less, sums } = self;
         let strip = |(i, sums): (usize, &'a mut [f32])| {
             let columns = i * width..i * width + sums.len();
-            let less = less.map(|less| &less[columns.clone()]);
-            Dots { y: y.slice_move(s![.., columns]), less, sums }
+            let of = |rows: ArrayView2<'a, f32>| rows.slice_move(s![.., columns.clone()]);
+            Dots { y: of(y), before: before.map(of), less: less.map(|less| &less[columns.clone()]), sums }
         };
         sums.chunks_mut(width).enumerate().map(strip).collect()
     }
@@ -299,6 +313,10 @@ impl<'a> Dots<'a> {
 /// c (j, k) = wᵀ·x for few columns of w (n, j) and x (n, k), whose rows are contiguous, and what is wanted of x beside it; strips of
 /// columns in parallel.
 pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, dots: Option<Dots>, mut c: ArrayViewMut2<f32>) {
+    if let Some(Dots { y, before, less, sums }) = &dots {
+        let same = y.dim() == x.dim() && before.is_none_or(|before| before.dim() == x.dim());
+        assert!(same && sums.len() == x.ncols() && less.is_none_or(|less| less.len() == x.ncols()), "of one size");
+    }
     let mut dots = dots.map_or(Vec::new(), |dots| dots.strips(STRIP)).into_iter();
     let strips: Vec<_> = c.axis_chunks_iter_mut(Axis(1), STRIP).map(|c| (c, dots.next())).collect();
     strips.into_par_iter().zip(x.axis_chunks_iter(Axis(1), STRIP)).for_each(|((c, dots), x)| {
@@ -307,12 +325,17 @@ pub fn gather(w: ArrayView2<f32>, x: ArrayView2<f32>, dots: Option<Dots>, mut c:
             return gather_in_lanes(isa, w, x, dots, c);
         }
         product(w.t(), x, c, 1.0, 0.0);
-        if let Some(Dots { y, less, sums }) = dots {
+        if let Some(Dots { y, before, less, sums }) = dots {
             sums.fill(0.0);
-            for (x, y) in x.rows().into_iter().zip(y.rows()) {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum += x[i] * (y[i] - less.map_or(0.0, |less| less[i]));
+            for first in (0..x.nrows()).step_by(GATHERED) {
+                let mut part = [0.0; STRIP];
+                for row in first..x.nrows().min(first + GATHERED) {
+                    for (i, part) in part.iter_mut().enumerate().take(sums.len()) {
+                        let y = y[[row, i]] - before.map_or(0.0, |before| before[[row, i]]);
+                        *part += x[[row, i]] * (y - less.map_or(0.0, |less| less[i]));
+                    }
                 }
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             }
         }
     });
@@ -423,14 +446,19 @@ mod tests {
             let (x, v) = (random(&mut rng, (n, k)), random(&mut rng, (n, j)));
             let wide = |m: &Array2<f32>| m.mapv(f64::from);
             let want = wide(&v).t().dot(&wide(&x));
-            let (y, less) = (random(&mut rng, (n, k)), (0..k).map(|_| rng.normal()).collect::<Vec<_>>());
-            for less in [None, Some(&less[..])] {
-                let from = less
-                    .map_or(Array2::zeros((1, k)), |less| Array2::from_shape_fn((1, k), |(_, i)| f64::from(less[i])));
-                let want_sums = (wide(&x) * (wide(&y) - &from)).sum_axis(Axis(0)).insert_axis(Axis(0));
+            let (y, y0) = (random(&mut rng, (n, k)), random(&mut rng, (n, k)));
+            let b: Vec<f32> = (0..k).map(|_| rng.normal()).collect();
+            for (before, less) in
+                [(None, None), (None, Some(&b[..])), (Some(y0.view()), None), (Some(y0.view()), Some(&b))]
+            {
+                let from = |at: [usize; 2]| {
+                    let both = before.map_or(0.0, |before| before[at]) + less.map_or(0.0, |less| less[at[1]]);
+                    f64::from(x[at]) * (f64::from(y[at]) - f64::from(both))
+                };
+                let want_sums = Array2::from_shape_fn((1, k), |(_, i)| (0..n).map(|row| from([row, i])).sum());
                 let check = |f: &dyn Fn(Dots, ArrayViewMut2<f32>)| {
                     let (mut c, mut sums) = (Array2::from_elem((j, k), f32::NAN), Array2::from_elem((1, k), f32::NAN));
-                    let dots = Dots { y: y.view(), less, sums: sums.as_slice_mut().unwrap() };
+                    let dots = Dots { y: y.view(), before, less, sums: sums.as_slice_mut().unwrap() };
                     f(dots, c.view_mut());
                     near(&c, &want, n);
                     near(&sums, &want_sums, n);

@@ -131,3 +131,30 @@ fn the_output_of_long_documents_is_kept() {
         assert_eq!(o.saved().get().unwrap().to_vec(), o.to_vec());
     }
 }
+
+/// With several query heads a key head, several blocks of queries, and a document that is short.
+#[test]
+fn the_number_of_threads_moves_no_bit() {
+    use crate::{Parameter, Role};
+    for head_dim in SIZES {
+        let shape = AttentionShape { heads: 6, kv_heads: 2, head_dim };
+        let documents = Arc::new(Documents::new(&[200, 9]));
+        let of = |heads: usize, stream| Input::normal(8, stream, &[209, heads * head_dim]).tensor();
+        let with = |threads| {
+            let leaves = [of(6, 0), of(2, 1), of(2, 2)].map(|t| Parameter::new("t", Role::Matrix, t).unwrap());
+            let [q, k, v] = leaves.each_ref().map(Parameter::tensor);
+            let run = || {
+                let o = attention(&q, &k, &v, &documents, shape, 0.3)?;
+                o.backward_from(of(6, 3))?;
+                crate::Result::Ok(o.to_vec())
+            };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let o = pool.install(run).unwrap();
+            let gradients = leaves.iter().flat_map(|leaf| leaf.take_gradient().unwrap().to_vec());
+            o.into_iter().chain(gradients).collect::<Vec<f32>>()
+        };
+        let one = with(1);
+        assert!(one.iter().all(|x| x.is_finite()));
+        assert!([2, 3, 16].into_iter().all(|threads| with(threads) == one), "{head_dim}");
+    }
+}

@@ -139,9 +139,10 @@ struct Dora {
     norm_gradient: NormGradient,
 }
 
-/// On the CPU: dm = Σ_rows dy ⊙ (of − less)/by.
+/// On the CPU: dm = Σ_rows dy ⊙ (of − before − less)/by.
 struct Magnitude<'a> {
     of: Tensor,
+    before: Option<Tensor>,
     less: Option<&'a [f32]>,
     by: &'a [f32],
 }
@@ -158,10 +159,11 @@ impl Dora {
             }
             Kept::Output(y) => {
                 let less = self.bias.as_ref().map(|b| b.as_f32("dora")).transpose()?;
-                return Ok(Magnitude { of: y.lock().expect("no pass panicked").get()?, less, by: m });
+                let (of, before) = y.lock().expect("no pass panicked").terms()?;
+                return Ok(Magnitude { of, before, less, by: m });
             }
         };
-        Ok(Magnitude { of, less: None, by: n })
+        Ok(Magnitude { of, before: None, less: None, by: n })
     }
 }
 
@@ -179,7 +181,10 @@ impl Op for Dora {
         let magnitude = (needs[3] || exact).then(|| self.magnitude()).transpose()?;
         let mut sums = buffer(if magnitude.is_some() { m.len() } else { 0 });
         let dots = match &magnitude {
-            Some(Magnitude { of, less, .. }) => Some(Dots { y: of.view2("dora", "y")?, less: *less, sums: &mut sums }),
+            Some(Magnitude { of, before, less, .. }) => {
+                let before = before.as_ref().map(|before| before.view2("dora", "y")).transpose()?;
+                Some(Dots { y: of.view2("dora", "y")?, before, less: *less, sums: &mut sums })
+            }
             None => None,
         };
         let gain = cpu::gain(m, norms);

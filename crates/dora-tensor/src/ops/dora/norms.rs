@@ -25,7 +25,7 @@ pub fn dora_norms(weight: &Arc<dyn Weight>, update: &LowRank, base: &Tensor) -> 
         Device::Cpu => {
             let terms = Terms::new(update, base, out)?;
             let w = weight.stored()?;
-            let panels = for_row_panels(w, out, Vec::new(), |rows, panel, _| terms.of_panel(rows, panel));
+            let panels = for_row_panels(w, terms.a.nrows(), Vec::new(), |rows, panel, _| terms.of_panel(rows, panel));
             Ok(Tensor::of(panels.concat(), &[out]))
         }
         Device::Cuda(gpu) => Ok(super::cuda::norms(gpu, &[(&weight.materialized()?, update, base)])?.remove(0)),

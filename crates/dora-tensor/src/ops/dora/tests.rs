@@ -218,12 +218,21 @@ fn the_number_of_threads_moves_no_bit() {
     for n in [3, 17, 300] {
         let x = of(4, &[n, inner]);
         let with = |threads| {
+            let leaves = [&x, &update.a, &update.b, &m].map(|t| Parameter::new("t", Role::Matrix, t.clone()).unwrap());
+            let [x, a, b, m] = leaves.each_ref().map(Parameter::tensor);
+            let update = LowRank { a, b, ..update.clone() };
+            let run = || {
+                let (y, norms) = dora_linear(&x, &weight, None, &update, &m, Norms::From(&base))?;
+                y.backward_from(of(5, &[n, out]))?;
+                crate::Result::Ok([y.to_vec(), norms.to_vec()].concat())
+            };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let (y, norms) = pool.install(|| dora_linear(&x, &weight, None, &update, &m, Norms::From(&base))).unwrap();
-            (y.to_vec(), norms.to_vec())
+            let results = pool.install(run).unwrap();
+            let gradients = leaves.iter().flat_map(|leaf| leaf.take_gradient().unwrap().to_vec());
+            results.into_iter().chain(gradients).collect::<Vec<f32>>()
         };
         let one = with(1);
-        assert!(one.0.iter().chain(&one.1).all(|x| x.is_finite() && *x != 0.0));
+        assert!(one.iter().all(|x| x.is_finite() && *x != 0.0));
         assert!([2, 3, 16].into_iter().all(|threads| with(threads) == one), "{n} rows");
     }
 }

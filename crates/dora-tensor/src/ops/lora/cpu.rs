@@ -36,7 +36,7 @@ pub(crate) fn project(update: &LowRank, x: ArrayView2<f32>) -> Result<Tensor> {
     let a = update.a.view2("lora", "A")?;
     let shape = (x.nrows(), a.nrows());
     let mut h = buffer(shape.0 * shape.1);
-    sum_of_products(&[Term::new(x, a.reversed_axes())], &Finish::default(), view(&mut h, shape));
+    sum_of_products(&[Term::new(x, a.reversed_axes()).narrow()], &Finish::default(), view(&mut h, shape));
     Ok(Tensor::of(h, &[shape.0, shape.1]))
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn backward(
     let (dy_, x, h) =
         (dy.view2("lora", "dy")?, dropped.as_ref().unwrap_or(x).view2("lora", "x")?, h.view2("lora", "h")?);
     let (mut dh, mut da, mut db) = (buffer(n * rank), buffer(rank * inner), buffer(out * rank));
-    let back = Term { rows: gain, factor: update.scaling, ..Term::new(dy_, update.b.view2("lora", "B")?) };
+    let back = Term { rows: gain, factor: update.scaling, ..Term::new(dy_, update.b.view2("lora", "B")?).narrow() };
     // One needs nothing of the other.
     rayon::join(
         || {

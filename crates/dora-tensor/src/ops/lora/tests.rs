@@ -8,8 +8,8 @@ use crate::{DType, DenseWeight, Tensor, Weight};
 use std::sync::Arc;
 
 /// (n, in, out, r).
-pub(crate) const SIZES: [(usize, usize, usize, usize); 6] =
-    [(1, 1, 1, 1), (3, 7, 5, 2), (5, 13, 11, 3), (0, 3, 2, 1), (2, 31, 17, 7), (4, 3, 2, 5)];
+pub(crate) const SIZES: [(usize, usize, usize, usize); 7] =
+    [(1, 1, 1, 1), (3, 7, 5, 2), (5, 13, 11, 3), (0, 3, 2, 1), (2, 31, 17, 7), (4, 3, 2, 5), (9, 40, 32, 3)];
 
 /// A frozen bf16 weight and its values.
 pub(crate) fn weight(seed: u64, out: usize, inner: usize) -> (Arc<dyn Weight>, Vec<f64>) {
