@@ -2,9 +2,8 @@
 //!
 //! A token costs, for each linear layer, 2·in·out forward and 2·in·out for dx; where the layer is trained, as much for dW; an
 //! adapter of rank r 6·r·(in + out). Attention over T tokens costs 2·T·Q forward and 5·T·Q backward (probabilities are computed
-//! again), and 2·T·Q more where a layer needs its
-//! result that was not kept. A block that is computed again costs its forward pass once more. The output embedding costs as a linear
-//! layer, for tokens that carry loss. DoRA's norms cost 2·r·in·out a layer and step. Widening 4-bit weights is not counted.
+//! again), and 2·T·Q more where a layer needs its result and it was not kept. A block that is computed again costs its forward pass
+//! once more. The output embedding costs as a linear layer, for tokens that carry loss. DoRA's norms cost 2·r·in·out a layer and step. Widening 4-bit weights is not counted.
 
 use crate::memory::{Run, Trained};
 use dora_models::shape::{LinearShape, ModelShape};

@@ -1,4 +1,4 @@
-//! What the backward pass needs of a forward pass: a tensor kept, or a recipe to compute it again. Norms, rotary embedding and
+//! What the backward pass needs of a forward pass: a tensor kept, the difference of two that are, or a recipe to compute it again. Norms, rotary embedding and
 //! SwiGLU cost little next to the products around them, and a third of all activations are theirs.
 
 use crate::ops::difference;

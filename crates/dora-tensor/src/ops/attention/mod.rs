@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub const QUERY_BLOCK: usize = 64;
 
 /// Tokens of a document up to which o, on the CPU, is computed again rather than kept: that costs 2 FLOPs a token of it for each of
-/// o's elements, 7 % of a step at 1,024 tokens.
+/// o's elements.
 const SHORT: usize = 256;
 
 /// Whether o is kept for the backward pass over documents of so many tokens at most. A device keeps it always, and takes δ from it.
