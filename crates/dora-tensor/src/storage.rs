@@ -1,6 +1,6 @@
 //! Bytes behind a tensor: owned vectors, or a slice of a file that is mapped into memory and never copied.
 
-use crate::cpu::recycle;
+use crate::cpu::{Floats, recycle};
 use crate::{Cuda, DType, Device};
 use dora_kernels::Buffer;
 use half::{bf16, f16};
@@ -32,7 +32,7 @@ pub(crate) enum Storage {
 }
 
 pub(crate) enum CpuStorage {
-    F32(Vec<f32>),
+    F32(Floats),
     BF16(Vec<bf16>),
     F16(Vec<f16>),
     /// `bytes` are aligned to `dtype` and hold a whole number of its elements (checked by `mapped`).
@@ -57,7 +57,7 @@ impl Storage {
         let aligned = slice.as_ptr().align_offset(dtype.size()) == 0;
         Storage::Cpu(match (aligned, dtype) {
             (true, _) => CpuStorage::Mapped { bytes, dtype },
-            (false, DType::F32) => CpuStorage::F32(bytemuck::allocation::pod_collect_to_vec(slice)),
+            (false, DType::F32) => CpuStorage::F32(bytemuck::allocation::pod_collect_to_vec(slice).into()),
             (false, DType::BF16) => CpuStorage::BF16(bytemuck::allocation::pod_collect_to_vec(slice)),
             (false, DType::F16) => CpuStorage::F16(bytemuck::allocation::pod_collect_to_vec(slice)),
         })

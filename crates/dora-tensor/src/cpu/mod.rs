@@ -1,5 +1,6 @@
 //! Shared pieces of the CPU bodies: matrix products, loops over rows, vector mathematics.
 
+mod floats;
 mod lanes;
 mod math;
 mod matmul;
@@ -7,6 +8,7 @@ mod panels;
 mod parallel;
 mod pool;
 
+pub use floats::Floats;
 pub use lanes::{Dots, Finish, Scale, Term, gather, sum_of_products, through};
 #[cfg(target_arch = "x86_64")]
 pub use lanes::{KeyHead, Queries};

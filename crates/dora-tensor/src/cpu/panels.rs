@@ -230,7 +230,7 @@ mod tests {
         let mut rng = Philox::new(2, 0);
         for (n, inner, out) in SIZES.into_iter().chain([(3, 3001, 173), (2, 97, 3002)]) {
             let wide = random(&mut rng, (out, inner)).mapv(|x| bf16::from_f32(x).to_f32());
-            let tensor = Tensor::of(wide.iter().copied().collect(), &[out, inner]);
+            let tensor = Tensor::of(wide.iter().copied().collect::<Vec<_>>(), &[out, inner]);
             let stored = [DType::BF16, DType::F32].map(|dtype| DenseWeight::new(tensor.to_dtype(dtype)).unwrap());
             let (x, dy) = (random(&mut rng, (n, inner)), random(&mut rng, (n, out)));
             for w in &stored {

@@ -1,6 +1,7 @@
 //! Loops over rows in parallel. Blocks are fixed by the shape alone, never by the number of threads, and partial results are
 //! added in the order of the blocks, so results are the same from run to run.
 
+use super::floats::Floats;
 use rayon::prelude::*;
 
 /// Rows that make a block of about 16,384 elements: enough to pay for handing it out.
@@ -47,11 +48,12 @@ pub fn add_assign(sum: &mut [f32], part: &[f32]) {
 /// Lends `f` a slice of `len` floats of unspecified content, kept by this thread from call to call.
 pub fn scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     thread_local! {
-        static SCRATCH: std::cell::RefCell<Vec<Vec<f32>>> = const { std::cell::RefCell::new(Vec::new()) };
+        static SCRATCH: std::cell::RefCell<Vec<Floats>> = const { std::cell::RefCell::new(Vec::new()) };
     }
     let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        drop(buffer);
+        buffer = Floats::zeros(len);
     }
     let result = f(&mut buffer[..len]);
     SCRATCH.with_borrow_mut(|pool| pool.push(buffer));

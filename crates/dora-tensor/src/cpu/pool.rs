@@ -1,9 +1,10 @@
-//! Buffers that operations hand on: a tensor's vector comes back here when the tensor goes, so that a training step in steady
+//! Buffers that operations hand on: a tensor's floats come back here when the tensor goes, so that a training step in steady
 //! state asks the system for nothing, and touches no fresh pages (a page fault costs more than filling the page).
 //!
 //! Memory does not grow by it: free buffers are kept only as far as they and those lent out stay below the most that was ever
 //! lent out at a time. Where a new one would go beyond that, the largest free ones are given back to the system first.
 
+use super::floats::Floats;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -18,10 +19,10 @@ static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 /// Sizes are in floats.
 struct Pool {
     /// Free buffers by capacity.
-    free: BTreeMap<usize, Vec<Vec<f32>>>,
+    free: BTreeMap<usize, Vec<Floats>>,
     /// Size of all free ones.
     kept: usize,
-    /// Size of those lent out; less where a vector came in that was never lent.
+    /// Size of those lent out; less where some came in that were never lent.
     lent: usize,
     /// The most that was lent out at a time.
     most: usize,
@@ -34,7 +35,7 @@ impl Pool {
         Pool { free: BTreeMap::new(), kept: 0, lent: 0, most: 0, freed: 0 }
     }
 
-    fn pop(&mut self, capacity: usize) -> Option<Vec<f32>> {
+    fn pop(&mut self, capacity: usize) -> Option<Floats> {
         let list = self.free.get_mut(&capacity)?;
         let buffer = list.pop();
         if list.is_empty() {
@@ -46,10 +47,10 @@ impl Pool {
 
     /// Lends the smallest free buffer that holds `len` floats and is at most half too large (batches differ by less, a model's
     /// widths by more); without one, frees what a new one needs.
-    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
+    fn take(&mut self, len: usize) -> Option<Floats> {
         let fitting = self.free.range(len..=len + len / 2).next().map(|(&capacity, _)| capacity);
         let buffer = fitting.and_then(|capacity| self.pop(capacity));
-        self.lent += buffer.as_ref().map_or(len, Vec::capacity);
+        self.lent += buffer.as_ref().map_or(len, Floats::capacity);
         self.most = self.most.max(self.lent);
         while self.kept + self.lent > self.most {
             let largest = self.free.last_key_value().map(|(&capacity, _)| capacity);
@@ -62,7 +63,7 @@ impl Pool {
         buffer
     }
 
-    fn give_back(&mut self, buffer: Vec<f32>) {
+    fn give_back(&mut self, buffer: Floats) {
         let capacity = buffer.capacity();
         self.lent = self.lent.saturating_sub(capacity);
         self.kept += capacity;
@@ -79,33 +80,33 @@ fn hand_on() {
     }
 }
 
-/// A vector of `len` floats of unspecified content.
-pub fn buffer(len: usize) -> Vec<f32> {
-    take(len).unwrap_or_else(|| vec![0.0; len])
+/// `len` floats of unspecified content.
+pub fn buffer(len: usize) -> Floats {
+    take(len).unwrap_or_else(|| Floats::zeros(len))
 }
 
-/// A vector of `len` zeros.
-pub fn zeros(len: usize) -> Vec<f32> {
+/// `len` zeros.
+pub fn zeros(len: usize) -> Floats {
     match take(len) {
         Some(mut buffer) => {
             super::for_row_blocks(&mut buffer, 1, |_, part| part.fill(0.0));
             buffer
         }
-        None => vec![0.0; len],
+        None => Floats::zeros(len),
     }
 }
 
-fn take(len: usize) -> Option<Vec<f32>> {
+fn take(len: usize) -> Option<Floats> {
     if len < SMALLEST {
         return None;
     }
     let mut buffer = POOL.lock().expect("nothing here panics").take(len)?;
-    buffer.resize(len, 0.0);
+    buffer.resize(len);
     Some(buffer)
 }
 
 /// Gives a buffer back.
-pub fn recycle(buffer: Vec<f32>) {
+pub fn recycle(buffer: Floats) {
     if buffer.capacity() >= SMALLEST {
         POOL.lock().expect("nothing here panics").give_back(buffer);
     }
@@ -124,10 +125,10 @@ mod tests {
     use super::*;
 
     /// A buffer of `len` floats, and whether it is a new one.
-    fn lend(pool: &mut Pool, len: usize) -> (Vec<f32>, bool) {
+    fn lend(pool: &mut Pool, len: usize) -> (Floats, bool) {
         let found = pool.take(len);
         let new = found.is_none();
-        (found.unwrap_or_else(|| vec![0.0; len]), new)
+        (found.unwrap_or_else(|| Floats::zeros(len)), new)
     }
 
     #[test]
@@ -137,7 +138,7 @@ mod tests {
         assert!(new);
         pool.give_back(a);
         assert!(lend(&mut pool, 9002).1, "too small");
-        pool.give_back(vec![7.0; 9001]);
+        pool.give_back(Floats::zeros(9001));
         let (again, new) = lend(&mut pool, 6001);
         assert_eq!((again.capacity(), new), (9001, false));
         pool.give_back(again);
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn zeros_are_zeros_in_a_used_buffer() {
-        recycle(vec![7.0; 900_001]);
+        recycle(vec![7.0; 900_001].into());
         assert_eq!(zeros(899_999).iter().filter(|&&x| x != 0.0).count(), 0);
     }
 }

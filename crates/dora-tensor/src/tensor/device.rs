@@ -25,7 +25,7 @@ impl Tensor {
             }
             (Storage::Cuda { buffer, .. }, Device::Cpu) => {
                 let storage = match self.dtype() {
-                    DType::F32 => CpuStorage::F32(self.download(buffer)?),
+                    DType::F32 => CpuStorage::F32(self.download(buffer)?.into()),
                     DType::BF16 => CpuStorage::BF16(self.download(buffer)?),
                     DType::F16 => CpuStorage::F16(self.download(buffer)?),
                 };

@@ -2,7 +2,7 @@
 
 mod device;
 
-use crate::cpu::{buffer, for_row_blocks, zeros};
+use crate::cpu::{Floats, buffer, for_row_blocks, zeros};
 use crate::saved::{Recipe, Saved};
 use crate::storage::{CpuStorage, Storage};
 use crate::tape::Edge;
@@ -38,7 +38,8 @@ impl Tensor {
     }
 
     /// As `from_vec`, for callers that sized the vector themselves.
-    pub(crate) fn of(elements: Vec<f32>, shape: &[usize]) -> Self {
+    pub(crate) fn of(elements: impl Into<Floats>, shape: &[usize]) -> Self {
+        let elements = elements.into();
         debug_assert_eq!(elements.len(), shape.iter().product::<usize>());
         Self::over(Storage::Cpu(CpuStorage::F32(elements)), shape)
     }
@@ -150,14 +151,14 @@ impl Tensor {
     }
 
     /// The elements as `f32` in a buffer of the pool.
-    fn copied(&self) -> Vec<f32> {
+    fn copied(&self) -> Floats {
         match self.elements() {
             Elements::F32(v) => {
                 let mut copy = buffer(v.len());
                 for_row_blocks(&mut copy, 1, |start, part| part.copy_from_slice(&v[start..start + part.len()]));
                 copy
             }
-            _ => self.to_vec(),
+            _ => self.to_vec().into(),
         }
     }
 
@@ -169,7 +170,7 @@ impl Tensor {
         }
         let wide = self.to_vec();
         let storage = match dtype {
-            DType::F32 => CpuStorage::F32(wide),
+            DType::F32 => CpuStorage::F32(wide.into()),
             DType::BF16 => CpuStorage::BF16(wide.into_iter().map(bf16::from_f32).collect()),
             DType::F16 => CpuStorage::F16(wide.into_iter().map(f16::from_f32).collect()),
         };

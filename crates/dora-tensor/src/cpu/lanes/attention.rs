@@ -6,7 +6,7 @@ use super::kernel::{End, Factor, Part, tiles};
 use super::layout::{LayOut, write};
 use super::pack::Pack;
 use super::vector::{Isa, Run, Vector};
-use crate::cpu::{buffer, exp, recycle, scratch};
+use crate::cpu::{Floats, buffer, exp, recycle, scratch};
 use crate::profile;
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use std::ops::Range;
@@ -24,7 +24,7 @@ pub struct KeyHead<'a> {
     k: ArrayView2<'a, f32>,
     v: ArrayView2<'a, f32>,
     /// (D, T) of one of them, packed: v forward, k backward.
-    turned: Vec<f32>,
+    turned: Floats,
 }
 
 impl Drop for KeyHead<'_> {

@@ -47,7 +47,7 @@ mod tests {
         ];
         for (n, out, inner, rank) in sizes {
             let wide = random(&mut rng, (out, inner)).mapv(|x| bf16::from_f32(x).widen());
-            let tensor = Tensor::of(wide.iter().copied().collect(), &[out, inner]);
+            let tensor = Tensor::of(wide.iter().copied().collect::<Vec<_>>(), &[out, inner]);
             let mut weights: Vec<(Box<dyn Weight>, Array2<f32>)> = Vec::new();
             for dtype in [DType::F32, DType::BF16] {
                 weights.push((Box::new(DenseWeight::new(tensor.to_dtype(dtype)).unwrap()), wide.clone()));
@@ -85,7 +85,7 @@ mod tests {
         for (n, out, inner) in [(65, 200, 1153), (9, 70, 400), (1100, 40, 50)] {
             let w = random(&mut rng, (out, inner));
             let w: Box<dyn Weight> =
-                Box::new(DenseWeight::new(Tensor::of(w.iter().copied().collect(), &[out, inner])).unwrap());
+                Box::new(DenseWeight::new(Tensor::of(w.iter().copied().collect::<Vec<_>>(), &[out, inner])).unwrap());
             let dy = random(&mut rng, (n, out));
             let of = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

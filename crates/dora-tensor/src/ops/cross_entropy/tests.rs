@@ -43,7 +43,8 @@ fn agrees_with_f64() {
 #[test]
 fn chunks_add_up() {
     let vocab = LOGIT_CHUNK / 3;
-    let head = Tensor::of((0..vocab).map(|v| (v % 101) as f32 * 0.01).collect(), &[vocab, 1]).to_dtype(DType::BF16);
+    let head =
+        Tensor::of((0..vocab).map(|v| (v % 101) as f32 * 0.01).collect::<Vec<_>>(), &[vocab, 1]).to_dtype(DType::BF16);
     let w: Vec<f64> = head.to_vec().into_iter().map(f64::from).collect();
     let head = Matrix::Frozen(Arc::new(DenseWeight::new(head).unwrap()));
     let hidden = Input::normal(1, 0, &[7, 1]).tensor();

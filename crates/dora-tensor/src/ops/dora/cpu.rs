@@ -1,7 +1,7 @@
 //! Pieces of DoRA on the CPU, all over rows of width out.
 
 use super::norms::Terms;
-use crate::cpu::{Finish, Scale, Stored, buffer, for_row_panels, for_rows, simd, sum_of_products};
+use crate::cpu::{Finish, Floats, Scale, Stored, buffer, for_row_panels, for_rows, simd, sum_of_products};
 use crate::ops::LowRank;
 use crate::ops::linear::cpu::view;
 use crate::ops::lora::cpu::{Expansion, project};
@@ -93,7 +93,7 @@ pub(super) fn vanishes(m: &[f32], n: &[f32]) -> bool {
 }
 
 /// Sums over rows of dy ⊙ z, or of dy ⊙ g ⊙ z, by n or m; and 0 where n is 0.
-pub(super) fn magnitude_gradient(mut sums: Vec<f32>, by: &[f32], n: &[f32]) -> Tensor {
+pub(super) fn magnitude_gradient(mut sums: Floats, by: &[f32], n: &[f32]) -> Tensor {
     sums.iter_mut().zip(by).zip(n).for_each(|((s, by), &n)| *s = if n == 0.0 { 0.0 } else { *s / by });
     let width = sums.len();
     Tensor::of(sums, &[width])

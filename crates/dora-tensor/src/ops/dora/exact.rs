@@ -33,7 +33,7 @@ pub(super) fn add_norm_gradient(
     let mut scaled = update.b.detach();
     scale_each_row(matrix(&mut scaled), &c);
     let scaled = scaled.view2("dora", "B")?;
-    let transposed = Tensor::of(scaled.t().iter().copied().collect(), &[a.nrows(), b.nrows()]);
+    let transposed = Tensor::of(scaled.t().iter().copied().collect::<Vec<_>>(), &[a.nrows(), b.nrows()]);
     matrix(da).scaled_add(s, &weight.apply_transposed(&transposed)?.view2("dora", "dA")?);
     accumulate(product(scaled.t(), b, 1.0)?.view2("dora", "BᵀB")?, a, da, s * s)
 }

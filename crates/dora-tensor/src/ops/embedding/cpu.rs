@@ -1,9 +1,9 @@
 //! Embedding on the CPU: gather, and scatter-add in token order.
 
 use crate::Elements;
-use crate::cpu::{Widen, buffer, zeros};
+use crate::cpu::{Floats, Widen, buffer, zeros};
 
-pub(super) fn forward(ids: &[u32], table: Elements, width: usize) -> Vec<f32> {
+pub(super) fn forward(ids: &[u32], table: Elements, width: usize) -> Floats {
     let mut y = buffer(ids.len() * width);
     for (out, &id) in y.chunks_exact_mut(width.max(1)).zip(ids) {
         let row = id as usize * width..(id as usize + 1) * width;
@@ -16,7 +16,7 @@ pub(super) fn forward(ids: &[u32], table: Elements, width: usize) -> Vec<f32> {
     y
 }
 
-pub(super) fn backward(ids: &[u32], dy: &[f32], vocab: usize, width: usize) -> Vec<f32> {
+pub(super) fn backward(ids: &[u32], dy: &[f32], vocab: usize, width: usize) -> Floats {
     let mut table = zeros(vocab * width);
     for (dy, &id) in dy.chunks_exact(width.max(1)).zip(ids) {
         let row = &mut table[id as usize * width..(id as usize + 1) * width];

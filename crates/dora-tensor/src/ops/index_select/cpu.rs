@@ -1,9 +1,9 @@
 //! Rows on the CPU.
 
-use crate::cpu::buffer;
+use crate::cpu::{Floats, buffer};
 
 /// Rows of x (n, width), one behind another.
-pub(in crate::ops) fn gather(x: &[f32], width: usize, ids: impl ExactSizeIterator<Item = usize>) -> Vec<f32> {
+pub(in crate::ops) fn gather(x: &[f32], width: usize, ids: impl ExactSizeIterator<Item = usize>) -> Floats {
     let mut picked = buffer(ids.len() * width);
     for (to, row) in picked.chunks_exact_mut(width.max(1)).zip(ids) {
         to.copy_from_slice(&x[row * width..(row + 1) * width]);

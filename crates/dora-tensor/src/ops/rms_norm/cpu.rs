@@ -1,6 +1,6 @@
 //! Root-mean-square norm on the CPU.
 
-use crate::cpu::{buffer, column_sums, dot, for_row_blocks, map_blocks, simd};
+use crate::cpu::{Floats, buffer, column_sums, dot, for_row_blocks, map_blocks, simd};
 
 /// 1/√(mean(x²) + eps) of every row.
 pub(super) fn rstd(x: &[f32], width: usize, eps: f32) -> Vec<f32> {
@@ -15,7 +15,7 @@ pub(super) fn rstd(x: &[f32], width: usize, eps: f32) -> Vec<f32> {
     .concat()
 }
 
-pub(super) fn forward(x: &[f32], weight: &[f32], rstd: &[f32]) -> Vec<f32> {
+pub(super) fn forward(x: &[f32], weight: &[f32], rstd: &[f32]) -> Floats {
     let width = weight.len();
     let mut y = buffer(x.len());
     for_row_blocks(&mut y, width, |first, y| {

@@ -44,7 +44,7 @@ impl RopeTable {
         let angle = |p: usize, f: &f64| (p as f32 * *f as f32) as f64;
         let table = |g: fn(f64) -> f64| {
             let angles = (0..positions).flat_map(|p| inv_freq.iter().map(move |f| g(angle(p, f)) as f32));
-            Tensor::of(angles.collect(), &[positions, inv_freq.len()])
+            Tensor::of(angles.collect::<Vec<_>>(), &[positions, inv_freq.len()])
         };
         RopeTable { half: inv_freq.len(), positions, cos: table(f64::cos), sin: table(f64::sin) }
     }

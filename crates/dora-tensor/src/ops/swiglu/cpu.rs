@@ -1,6 +1,6 @@
 //! SwiGLU on the CPU.
 
-use crate::cpu::{buffer, exp, for_row_blocks, simd};
+use crate::cpu::{Floats, buffer, exp, for_row_blocks, simd};
 use rayon::prelude::*;
 
 #[inline(always)]
@@ -8,7 +8,7 @@ fn sigmoid(g: f32) -> f32 {
     1.0 / (1.0 + exp(-g))
 }
 
-pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
+pub(super) fn forward(gate: &[f32], up: &[f32]) -> Floats {
     let mut y = buffer(gate.len());
     for_row_blocks(&mut y, 1, |first, y| {
         simd(|| {
@@ -21,7 +21,7 @@ pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
 }
 
 /// Gives dgate and turns dy into dup.
-pub(super) fn backward(gate: &[f32], up: &[f32], dy: &mut [f32]) -> Vec<f32> {
+pub(super) fn backward(gate: &[f32], up: &[f32], dy: &mut [f32]) -> Floats {
     const BLOCK: usize = 16_384;
     let mut dgate = buffer(gate.len());
     let blocks = dgate.par_chunks_mut(BLOCK).zip(dy.par_chunks_mut(BLOCK));
