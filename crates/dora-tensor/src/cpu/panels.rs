@@ -128,12 +128,18 @@ fn in_place(w: &dyn Stored, rows: usize) -> Option<ArrayView2<'_, f32>> {
 /// Rows of a panel of W (out, inner), by shape and the rows of x.
 fn rows_of_panel((out, inner): (usize, usize), n: usize) -> usize {
     match n {
-        MANY.. => ROWS,
+        MANY.. => even_parts(out, ROWS),
         _ => {
             let fitting = ROWS.min(PANEL / inner.max(1) / STRIPE * STRIPE);
             fitting.max(STRIPE).min(out.div_ceil(PANELS).next_multiple_of(STRIPE).max(STRIPE))
         }
     }
+}
+
+/// Size of about an even number of parts of about one size, of `most` at most, in whole tiles of three or of four vectors.
+fn even_parts(whole: usize, most: usize) -> usize {
+    let size = whole.div_ceil(whole.div_ceil(most).next_multiple_of(2).max(1)).max(1);
+    size.next_multiple_of(48).min(size.next_multiple_of(64))
 }
 
 /// Floats that a thread has at hand for a product with W (out, in): a widened panel, and what it is packed into.
@@ -153,11 +159,7 @@ pub fn for_column_panels(
     let ((out, inner), n) = (w.dim(), dx.nrows());
     let (whole, packs) = (in_place(w, n), reads_in_place(n));
     let (width, height) = match packs {
-        // About an even number of runs of about one size, in whole tiles of three or of four vectors.
-        true => {
-            let width = inner.div_ceil(inner.div_ceil(COLUMNS.0).next_multiple_of(2).max(1)).max(1);
-            (width.next_multiple_of(48).min(width.next_multiple_of(64)), DEPTH)
-        }
+        true => (even_parts(inner, COLUMNS.0), DEPTH),
         false => {
             let width = inner.div_ceil(8).next_multiple_of(STRIPE).clamp(STRIPE, COLUMNS.1);
             (width, PANEL / width)
