@@ -228,6 +228,18 @@ mod tests {
     use ndarray::Array2;
 
     #[test]
+    fn parts_are_even_in_number_and_whole_tiles() {
+        let sizes = [(192, 96), (576, 144), (1536, 192), (1, 48), (0, 48), (200, 128)];
+        assert_eq!(sizes.map(|(whole, _)| even_parts(whole, ROWS)), sizes.map(|(_, size)| size));
+        for whole in 0..5000 {
+            for most in [ROWS, COLUMNS.0] {
+                let size = even_parts(whole, most);
+                assert!(size <= most && (size.is_multiple_of(48) || size.is_multiple_of(64)), "{whole} {size}");
+            }
+        }
+    }
+
+    #[test]
     fn stored_weights_multiply_as_their_widened_values() {
         let mut rng = Philox::new(2, 0);
         for (n, inner, out) in SIZES.into_iter().chain([(3, 3001, 173), (2, 97, 3002)]) {
