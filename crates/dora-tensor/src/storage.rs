@@ -1,6 +1,6 @@
 //! Bytes behind a tensor: owned vectors, or a slice of a file that is mapped into memory and never copied.
 
-use crate::cpu::Floats;
+use crate::cpu::{Floats, recycle};
 use crate::{Cuda, DType, Device};
 use dora_kernels::Buffer;
 use half::{bf16, f16};
@@ -40,6 +40,14 @@ pub(crate) enum CpuStorage {
         bytes: SharedBytes,
         dtype: DType,
     },
+}
+
+impl Drop for CpuStorage {
+    fn drop(&mut self) {
+        if let CpuStorage::F32(elements) = self {
+            recycle(std::mem::take(elements));
+        }
+    }
 }
 
 impl Storage {

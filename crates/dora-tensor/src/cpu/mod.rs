@@ -20,4 +20,4 @@ pub use panels::{
     scale_each_row, widen_rectangle,
 };
 pub use parallel::{add_assign, column_sums, for_row_blocks, map_blocks, scratch};
-pub use pool::{buffer, release_buffers, zeros};
+pub use pool::{buffer, recycle, release_buffers, zeros};

@@ -50,7 +50,7 @@ pub fn scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     thread_local! {
         static SCRATCH: std::cell::RefCell<Vec<Floats>> = const { std::cell::RefCell::new(Vec::new()) };
     }
-    let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_else(|| Floats::zeros(len));
+    let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     if buffer.len() < len {
         drop(buffer);
         buffer = Floats::zeros(len);

@@ -2,7 +2,7 @@
 
 mod device;
 
-use crate::cpu::{Floats, buffer, for_row_blocks};
+use crate::cpu::{Floats, buffer, for_row_blocks, zeros};
 use crate::saved::{Recipe, Saved};
 use crate::storage::{CpuStorage, Storage};
 use crate::tape::Edge;
@@ -55,9 +55,9 @@ impl Tensor {
         }
     }
 
-    /// Zeros, in memory of their own: what stays for long leaves no holes among what comes and goes.
+    /// Zeros.
     pub fn zeros(shape: &[usize]) -> Self {
-        Self::of(Floats::zeros(shape.iter().product()), shape)
+        Self::of(zeros(shape.iter().product()), shape)
     }
 
     /// One number, of shape `()`.

@@ -6,7 +6,7 @@ use super::kernel::{End, Factor, Part, tiles};
 use super::layout::{LayOut, write};
 use super::pack::Pack;
 use super::vector::{Isa, Run, Vector};
-use crate::cpu::{Floats, buffer, exp, scratch};
+use crate::cpu::{Floats, buffer, exp, recycle, scratch};
 use crate::profile;
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 use std::ops::Range;
@@ -25,6 +25,12 @@ pub struct KeyHead<'a> {
     v: ArrayView2<'a, f32>,
     /// (D, T) of one of them, packed: v forward, k backward.
     turned: Floats,
+}
+
+impl Drop for KeyHead<'_> {
+    fn drop(&mut self) {
+        recycle(std::mem::take(&mut self.turned));
+    }
 }
 
 /// A block of queries, the first of which sees `seen` keys, and each one more than the one before.

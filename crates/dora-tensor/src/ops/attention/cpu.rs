@@ -4,7 +4,7 @@
 use super::{Attention, AttentionShape, Documents, QUERY_BLOCK};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::{KeyHead, Queries};
-use crate::cpu::{buffer, dot, exp, product, scratch, simd, softmax_in_place, zeros};
+use crate::cpu::{buffer, dot, exp, product, recycle, scratch, simd, softmax_in_place, zeros};
 use crate::{Result, Tensor};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 use rayon::prelude::*;
@@ -172,6 +172,7 @@ pub(super) fn backward(saved: &Attention, grad: &Tensor) -> Result<[Tensor; 3]> 
                     sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
                 }
             }
+            recycle(part);
         }
     });
     let (wide, narrow) = ([n, heads * head_dim], [n, kv_heads * head_dim]);

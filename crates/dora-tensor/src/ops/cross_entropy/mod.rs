@@ -188,7 +188,7 @@ impl Gradients {
     fn new(hidden: &Tensor, trained: &Tensor) -> Result<Self> {
         let device = hidden.device();
         let zeros = |trained: &Tensor| match device {
-            Device::Cpu => Ok(Tensor::of(crate::cpu::zeros(trained.numel()), trained.shape())),
+            Device::Cpu => Ok(Tensor::zeros(trained.shape())),
             Device::Cuda(gpu) => gpu.zeros(trained.dtype(), trained.shape()),
         };
         let head = trained.requires_grad().then(|| zeros(trained)).transpose()?;

@@ -75,7 +75,7 @@ impl Op for IndexSelect {
         let shape = [self.n, width];
         let dx = match grad.device() {
             Device::Cpu => {
-                let mut dx = Tensor::of(crate::cpu::zeros(shape.iter().product()), &shape);
+                let mut dx = Tensor::zeros(&shape);
                 let ids = self.rows.ids.iter().map(|&id| id as usize);
                 cpu::scatter(grad.as_f32("index_select")?, width, ids, dx.make_mut());
                 dx
